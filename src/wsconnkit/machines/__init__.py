@@ -1,0 +1,1 @@
+"""State machines that import nothing of the package; each file works alone."""

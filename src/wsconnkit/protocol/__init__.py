@@ -1,0 +1,1 @@
+"""One connection: bytes in, bytes out, over wsproto and h11; no I/O, no clock."""

@@ -1,0 +1,88 @@
+"""The settings of one connection: frozen, validated when made, `None` switches a part off."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from wsconnkit.machines.framesize import MIB, FrameLimits
+from wsconnkit.machines.heartbeat import HeartbeatConfig
+from wsconnkit.protocol.deflate import CompressionConfig
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseConfig:
+    """timeout: seconds that the whole closing may take before the transport is aborted; more than 0."""
+
+    timeout: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout!r}; it must be more than 0 seconds")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueConfig:
+    """How much may wait for the application, and for the network. Raises ValueError for a limit below 1.
+
+    max_messages, max_bytes: received messages that the application has not taken; above either, reading pauses.
+    write_high_water: unsent bytes above which `send` waits.
+    """
+
+    max_messages: int = 256
+    max_bytes: int = MIB
+    write_high_water: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("max_messages", "max_bytes", "write_high_water"):
+            value = getattr(self, name)
+            if not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HandshakeLimits:
+    """Limits on a peer's opening handshake. Raises ValueError for values that are not positive.
+
+    timeout: seconds from the first wait to the last byte of the head.
+    max_line: bytes of the request target, or of one header's name and value.
+    max_headers: number of headers.
+    max_head: bytes of the request or status line and all headers together.
+    max_body: bytes kept of the body of a response that refuses.
+    """
+
+    timeout: float = 10.0
+    max_line: int = 8 * 1024
+    max_headers: int = 128
+    max_head: int = 32 * 1024
+    max_body: int = 64 * 1024
+
+    def __post_init__(self) -> None:
+        for name in ("timeout", "max_line", "max_headers", "max_head", "max_body"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionConfig:
+    """All settings of a connection.
+
+    heartbeat: None sends no pings and never declares a peer dead.
+    limits: on frames and messages from the peer.
+    compression: None neither offers nor accepts permessage-deflate.
+    close: the closing handshake.
+    queue: bounds on what waits.
+    handshake: limits on the opening handshake.
+    idle_timeout: seconds without an application message in either direction before a close with 1001, or None.
+    """
+
+    heartbeat: HeartbeatConfig | None = field(default_factory=HeartbeatConfig)
+    limits: FrameLimits = field(default_factory=FrameLimits)
+    compression: CompressionConfig | None = field(default_factory=CompressionConfig)
+    close: CloseConfig = field(default_factory=CloseConfig)
+    queue: QueueConfig = field(default_factory=QueueConfig)
+    handshake: HandshakeLimits = field(default_factory=HandshakeLimits)
+    idle_timeout: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.idle_timeout is not None and not self.idle_timeout > 0:
+            raise ValueError(f"idle_timeout is {self.idle_timeout!r}; it must be more than 0 seconds, or None")

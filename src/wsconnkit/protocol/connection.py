@@ -1,0 +1,498 @@
+"""One WebSocket connection after its opening handshake: bytes and time in, events and bytes out.
+
+    connection = Connection(Role.SERVER, ConnectionConfig(), now=clock())
+    connection.receive_data(data, clock())
+    for event in connection.events():
+        ...
+    sock.sendall(connection.data_to_send())
+    wait_until(connection.next_timeout())
+
+Whoever drives it changes something, drains the events, then the bytes, obeys `transport`, and reads
+`next_timeout()` again. What the peer does wrong is an event; only misuse by the caller raises.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum
+
+from wsconnkit.machines.closecodes import CloseCode, may_send, truncate_reason
+from wsconnkit.machines.closing import Action, Closing, Input, State
+from wsconnkit.machines.compression import CompressionStats
+from wsconnkit.machines.deadlines import Deadlines
+from wsconnkit.machines.framesize import FrameSize, FrameSizeStats
+from wsconnkit.machines.heartbeat import Heartbeat
+from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams, Deflater, Inflater
+from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.protocol.events import (
+    Closed,
+    Event,
+    FrameSizeWarning,
+    HeartbeatPinged,
+    HeartbeatStalled,
+    Message,
+    PingReceived,
+    PongReceived,
+)
+from wsconnkit.protocol.frames import Frame, FrameError, FrameReader, Opcode, Role, encode_frame, parse_close
+
+MAX_CONTROL_PAYLOAD = 125
+"""Bytes (RFC 6455, section 5.5)."""
+
+
+class Transport(Enum):
+    """What the adapter must do with the socket."""
+
+    OPEN = "open"
+    SEND_EOF = "send_eof"
+    """Nothing more will be sent: write what there is, then end our side; go on reading."""
+    ABORT = "abort"
+    """Nothing more matters: write what goes at once and release the socket."""
+
+
+class Timer(Enum):
+    """Why a connection wants to be woken."""
+
+    HEARTBEAT = "heartbeat"
+    IDLE = "idle"
+    CLOSE = "close"
+
+
+@dataclass(slots=True)
+class ConnectionStats:
+    """What one connection has carried; bytes are those on the wire."""
+
+    frames: FrameSizeStats
+    compression: CompressionStats
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    messages_received: int = 0
+    messages_sent: int = 0
+    messages_discarded: int = 0
+    """Messages that arrived after our own close."""
+    stalls: int = 0
+
+
+class Connection:
+    """The protocol of one connection, without I/O (RFC 6455, RFC 7692).
+
+    role: which side this is.
+    now: seconds on a monotonic clock; each later call takes its own, and one before the last is clamped.
+    deflate: what the opening handshake agreed on, None for no compression.
+    trailing_data: bytes that arrived together with the handshake.
+    random_bytes: gives masks and ping payloads; must be unpredictable in production.
+    """
+
+    def __init__(
+        self,
+        role: Role,
+        config: ConnectionConfig | None = None,
+        *,
+        now: float,
+        deflate: DeflateParams | None = None,
+        trailing_data: bytes = b"",
+        random_bytes: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        config = config or ConnectionConfig()
+        self._role = role
+        self._is_client = role is Role.CLIENT
+        self._random_bytes = random_bytes
+        self._close_timeout = config.close.timeout
+        self._idle_timeout = config.idle_timeout
+        self._now = self._last_in = self._last_out = now
+
+        self._frame_size = frame_size = FrameSize(config.limits)
+        self.stats = ConnectionStats(frame_size.stats, CompressionStats())
+        self._deflater: Deflater | None = None
+        inflater: Inflater | None = None
+        if deflate is not None and config.compression is not None:
+            self._deflater, inflater = _deflate_pair(config.compression, deflate, is_client=self._is_client)
+        self._reader = FrameReader(
+            role, frame_size, inflater=inflater, stats=self.stats.compression.inbound if inflater else None
+        )
+        self._reading_paused = False
+        self._writing_paused = False
+        self._pending_pong: bytes | None = None
+        self._sending: Opcode | None = None
+
+        self._closing = Closing()
+        self._close_sent: CloseFrame | None = None
+        self._close_rcvd: CloseFrame | None = None
+        self._rcvd_then_sent: bool | None = None
+        self._close_frame: CloseFrame | None = None
+        self._cause = Cause.TRANSPORT_LOST
+        self._initiator = Initiator.TRANSPORT
+        self._error: OSError | None = None
+        self._eof_behind_data = False
+        self.close_info: CloseInfo | None = None
+        """How the connection ended; None until then."""
+
+        self._heartbeat = Heartbeat(config.heartbeat, now=now, new_payload=random_bytes)
+        self._deadlines: Deadlines[Timer] = Deadlines()
+        self._touch()
+        self._events: deque[Event] = deque()
+        self._output: list[bytes] = []
+        self.bytes_to_send = 0
+        """Bytes that `data_to_send` would return now."""
+        self.transport = Transport.OPEN
+        """What the adapter must do with the socket."""
+        if trailing_data:
+            self.receive_data(trailing_data, now)
+
+    # What comes in.
+
+    def receive_data(self, data: bytes, now: float) -> None:
+        """Take bytes from the transport. Never raises for what the peer did."""
+        self._tick(now)
+        if self._closing.state is State.CLOSED:
+            return
+        self._last_in = self._now
+        self._heartbeat.on_data(self._now)
+        self.stats.bytes_received += len(data)
+        if self._can_read:
+            self._reader.receive_data(data)
+
+    def receive_eof(self, now: float, error: OSError | None = None) -> None:
+        """The transport has ended, with the operating system's `error` where it ended badly. Idempotent."""
+        self._tick(now)
+        if self._closing.state is State.CLOSED:
+            return
+        self._error = self._error or error
+        if self._reading_paused:
+            # The transport broke while nobody read; what was not taken in by then is lost with it.
+            self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
+        else:
+            self._eof_behind_data = True
+
+    def events(self) -> Iterator[Event]:
+        """Yield what has happened since the last call; reading may be paused between two events."""
+        while (event := self.next_event()) is not None:
+            yield event
+
+    def next_event(self) -> Event | None:
+        """Return the next event, or None."""
+        while not self._events:
+            if self._reading_paused and self._closing.state is State.OPEN:
+                return None
+            if not self._process_one():
+                return None
+        return self._events.popleft()
+
+    # What the application does.
+
+    def send(self, message: str | bytes | bytearray | memoryview, now: float, *, final: bool = True) -> None:
+        """Send a message, text for `str` and binary otherwise; `final=False` sends a first or middle fragment.
+
+        Raises LocalProtocolError when the connection is not open, or when a fragment's type differs from that
+        of its message, or for text that is no valid Unicode; TypeError for other types.
+        """
+        self._tick(now)
+        opcode, payload = _payload_of(message)
+        if self._closing.state is not State.OPEN:
+            raise LocalProtocolError(f"cannot send a message in state {self._closing.state.name}; it must be OPEN")
+        if self._sending is None and final:
+            self._send_whole(opcode, payload)
+        else:
+            self._send_fragment(opcode, payload, final)
+        if final:
+            self.stats.messages_sent += 1
+        self._touch()
+
+    def ping(self, payload: bytes | None, now: float) -> bytes:
+        """Send a ping of at most 125 bytes, four random ones for None, and return its payload.
+
+        Raises LocalProtocolError when the connection is not open or the payload is too long.
+        """
+        self._tick(now)
+        if self._closing.state is not State.OPEN:
+            raise LocalProtocolError(f"cannot ping in state {self._closing.state.name}; it must be OPEN")
+        if payload is None:
+            payload = self._random_bytes(4)
+        if len(payload) > MAX_CONTROL_PAYLOAD:
+            raise LocalProtocolError(f"ping payload of {len(payload)} bytes; at most {MAX_CONTROL_PAYLOAD} are allowed")
+        self._heartbeat.on_ping_sent(payload, self._now)
+        self._write(Opcode.PING, payload)
+        return payload
+
+    def close(self, code: int, reason: str, now: float, *, cause: Cause = Cause.LOCAL_CLOSE) -> None:
+        """Begin the closing handshake; `reason` is cut to 123 bytes of whole UTF-8. Does nothing when it has begun.
+
+        Raises LocalProtocolError for a code that may not be sent.
+        """
+        self._tick(now)
+        if not may_send(code):
+            raise LocalProtocolError(
+                f"close code {code} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+            )
+        self._end(Input.LOCAL_CLOSE, CloseFrame(code, truncate_reason(reason)), cause)
+
+    def reading_paused(self, now: float) -> None:
+        """The adapter has stopped reading: no verdict on the peer, and no more messages, until it resumes."""
+        self._tick(now)
+        self._reading_paused = True
+        self._heartbeat.reading_paused(self._now)
+
+    def reading_resumed(self, now: float) -> None:
+        """The adapter reads again; `events` may have more at once."""
+        self._tick(now)
+        if self._reading_paused:
+            self._reading_paused = False
+            self._heartbeat.reading_resumed(self._now)
+            self._touch()
+
+    def writing_paused(self, now: float) -> None:
+        """Bytes are stuck in the adapter's buffer: pongs are held back, and no pong is waited for."""
+        self._tick(now)
+        self._writing_paused = True
+        self._heartbeat.writing_paused(self._now)
+
+    def writing_resumed(self, now: float) -> None:
+        """All bytes have left the adapter's buffer."""
+        self._tick(now)
+        if self._writing_paused:
+            self._writing_paused = False
+            self._heartbeat.writing_resumed(self._now)
+            if self._pending_pong is not None and self._closing.state is State.OPEN:
+                self._write(Opcode.PONG, self._pending_pong)
+            self._pending_pong = None
+
+    # What goes out.
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes to send and forget them; pongs and Close frames are in it."""
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        self.bytes_to_send = 0
+        self.stats.bytes_sent += len(data)
+        self._last_out = self._now
+        return data
+
+    # Time.
+
+    @property
+    def next_timer(self) -> tuple[Timer, float] | None:
+        """Why and when the connection wants to be woken next, in seconds on the clock of `now`."""
+        if self._closing.state is State.CLOSED:
+            return None
+        upcoming = self._deadlines.next()
+        if self._closing.state is State.OPEN:
+            beat = self._heartbeat.next_timeout()
+            if beat is not None and (upcoming is None or beat < upcoming[1]):
+                return Timer.HEARTBEAT, beat
+        return upcoming
+
+    def next_timeout(self) -> float | None:
+        """Return when to call `handle_timeout`, or None. Changes nothing."""
+        timer = self.next_timer
+        return None if timer is None else timer[1]
+
+    def handle_timeout(self, now: float) -> None:
+        """Do what is due. Early, late and repeated calls are safe.
+
+        After a late timer or before a verdict the next deadline is a moment away: the adapter must read from the
+        transport, if there is something to read, before it calls again.
+        """
+        self._tick(now)
+        state = self._closing.state
+        if state is State.CLOSED:
+            return
+        if state is State.OPEN:
+            self._beat()
+        for timer in self._deadlines.handle_timeout(self._now):
+            if timer is Timer.CLOSE:
+                self._act(Input.TIMEOUT)
+            elif self._reading_paused:
+                self._touch()  # what the application has not read may be the message we miss
+            else:
+                self._end(Input.LOCAL_CLOSE, CloseFrame(CloseCode.GOING_AWAY, "idle timeout"), Cause.IDLE)
+
+    # What is.
+
+    @property
+    def state(self) -> State:
+        """Where the connection stands."""
+        return self._closing.state
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last answered ping to its pong; None before the first."""
+        return self._heartbeat.latency
+
+    # Inside.
+
+    def _tick(self, now: float) -> None:
+        if now > self._now:
+            self._now = now
+
+    def _touch(self) -> None:
+        if self._idle_timeout is not None and self._closing.state is State.OPEN:
+            self._deadlines.set(Timer.IDLE, self._now + self._idle_timeout)
+
+    @property
+    def _can_read(self) -> bool:
+        return self._closing.state is State.OPEN or self._closing.state is State.CLOSE_SENT
+
+    def _process_one(self) -> bool:
+        """Read one frame, or the end of the transport behind the last; False when there is nothing to read."""
+        if self._can_read:
+            try:
+                frame = self._reader.next_frame()
+                if frame is not None:
+                    self._on_frame(frame)
+                    return True
+            except FrameError as error:
+                self._end(Input.FAIL, CloseFrame(error.code, truncate_reason(str(error))), error.cause)
+                return True
+        if self._eof_behind_data:
+            self._eof_behind_data = False
+            self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
+            return True
+        return False
+
+    def _on_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if self._frame_size.on_frame_end(frame.wire_size, fin=frame.fin):
+                self._events.append(FrameSizeWarning(frame.wire_size))
+            if self._closing.state is not State.OPEN:
+                self.stats.messages_discarded += frame.fin
+                return
+            self.stats.messages_received += frame.fin
+            self._touch()
+            self._events.append(Message(frame.payload, frame.size, frame.fin))
+            return
+        payload = frame.payload
+        assert isinstance(payload, bytes)
+        if opcode is Opcode.PING:
+            self._answer_ping(payload)
+            self._events.append(PingReceived(payload))
+        elif opcode is Opcode.PONG:
+            self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
+        else:
+            self._close_rcvd = echo = parse_close(payload)
+            # Our own Close may have passed it on the way.
+            self._rcvd_then_sent = self._close_sent is None
+            self._end(Input.PEER_CLOSE, echo, Cause.PEER_CLOSE, Initiator.PEER)
+
+    def _answer_ping(self, payload: bytes) -> None:
+        if self._closing.state is not State.OPEN:
+            return  # after a Close frame nothing more may be sent (RFC 6455, section 5.5.1)
+        if self._writing_paused:
+            # Only the latest ping needs an answer (RFC 6455, section 5.5.3), so a flood costs no memory.
+            self._pending_pong = payload
+        else:
+            self._write(Opcode.PONG, payload)
+
+    def _beat(self) -> None:
+        beat = self._heartbeat.handle_timeout(self._now)
+        if beat.late_by:
+            self.stats.stalls += 1
+            self._events.append(HeartbeatStalled(beat.late_by))
+        if beat.ping is not None:
+            self._write(Opcode.PING, beat.ping)
+            self._events.append(HeartbeatPinged(beat.missed))
+        if beat.dead:
+            self._end(Input.GIVE_UP, CloseFrame(CloseCode.GOING_AWAY, "connection timeout"), Cause.HEARTBEAT)
+
+    def _end(
+        self, event: Input, frame: CloseFrame | None, cause: Cause, initiator: Initiator = Initiator.LOCAL
+    ) -> None:
+        """Take an input that ends the connection; the first one gives the cause and the frame to send."""
+        if self._closing.state is State.OPEN:
+            self._cause, self._initiator, self._close_frame = cause, initiator, frame
+            self._deadlines.clear(Timer.IDLE)
+        self._act(event)
+
+    def _act(self, event: Input) -> None:
+        phase = self._closing.state
+        for action in self._closing.on(event):
+            if action is Action.SEND_CLOSE:
+                self._send_close()
+            elif action is Action.START_TIMER:
+                self._deadlines.set(Timer.CLOSE, self._now + self._close_timeout)
+            elif action is Action.SEND_EOF or (action is Action.SERVER_SENDS_EOF and not self._is_client):
+                self.transport = Transport.SEND_EOF
+            elif action is Action.END:
+                self._finish(phase)
+
+    def _send_close(self) -> None:
+        frame = self._close_sent = self._close_frame
+        assert frame is not None  # every end that sends a Close frame has named it
+        no_status = frame.code == CloseCode.NO_STATUS_RCVD
+        payload = b"" if no_status else frame.code.to_bytes(2, "big") + frame.reason.encode()
+        self._write(Opcode.CLOSE, payload)
+
+    def _finish(self, phase: State) -> None:
+        self.transport = Transport.ABORT
+        self.close_info = CloseInfo(
+            cause=self._cause,
+            initiator=self._initiator,
+            phase=phase,
+            sent=self._close_sent,
+            rcvd=self._close_rcvd,
+            rcvd_then_sent=self._rcvd_then_sent,
+            error=self._error,
+            last_byte_in_age=self._now - self._last_in,
+            last_byte_out_age=self._now - self._last_out,
+        )
+        self._events.append(Closed(self.close_info))
+
+    def _send_whole(self, opcode: Opcode, payload: bytes) -> None:
+        size = len(payload)
+        compressed = None
+        if self._deflater is not None and self._deflater.wants(size):
+            compressed = self._deflater.compress(payload)
+        if compressed is None:
+            self.stats.compression.outbound.on_uncompressed(size)
+            self._write(opcode, payload)
+        else:
+            self.stats.compression.outbound.on_compressed(before=size, after=len(compressed))
+            self._write(opcode, compressed, compressed=True)
+
+    def _send_fragment(self, opcode: Opcode, payload: bytes, final: bool) -> None:
+        if self._sending is None:
+            frame_opcode = opcode
+        elif self._sending is opcode:
+            frame_opcode = Opcode.CONTINUATION
+        else:
+            raise LocalProtocolError(
+                f"a {opcode.name} fragment cannot go on a {self._sending.name} message; send its last fragment first"
+            )
+        self._sending = None if final else opcode
+        self.stats.compression.outbound.on_uncompressed(len(payload))
+        self._write(frame_opcode, payload, fin=final)
+
+    def _write(self, opcode: Opcode, payload: bytes, *, fin: bool = True, compressed: bool = False) -> None:
+        mask = self._random_bytes(4) if self._is_client else None
+        data = encode_frame(opcode, payload, fin=fin, compressed=compressed, mask=mask)
+        self._output.append(data)
+        self.bytes_to_send += len(data)
+
+
+def _payload_of(message: str | bytes | bytearray | memoryview) -> tuple[Opcode, bytes]:
+    if isinstance(message, str):
+        try:
+            return Opcode.TEXT, message.encode()
+        except UnicodeEncodeError as error:
+            raise LocalProtocolError(f"text cannot be sent as UTF-8: {error}") from None
+    if isinstance(message, (bytes, bytearray, memoryview)):
+        return Opcode.BINARY, bytes(message)
+    raise TypeError(f"message is of type {type(message).__name__}; it must be str, bytes, bytearray or memoryview")
+
+
+def _deflate_pair(config: CompressionConfig, agreed: DeflateParams, *, is_client: bool) -> tuple[Deflater, Inflater]:
+    server = agreed.server_max_window_bits, not agreed.server_no_context_takeover
+    client = agreed.client_max_window_bits, not agreed.client_no_context_takeover
+    (out_bits, out_takeover), (in_bits, in_takeover) = (client, server) if is_client else (server, client)
+    return (
+        Deflater(config, window_bits=out_bits, context_takeover=out_takeover),
+        Inflater(window_bits=in_bits, context_takeover=in_takeover),
+    )

@@ -1,0 +1,258 @@
+"""permessage-deflate (RFC 7692): its parameters, a compressor, and an inflater that stops at a byte budget."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from wsconnkit.protocol.http import ExtensionOffer
+
+NAME = "permessage-deflate"
+_SYNC_TAIL = b"\x00\x00\xff\xff"
+_MAX_WINDOW_BITS = 15
+_WINDOW_BITS = ("8", "9", "10", "11", "12", "13", "14", "15")  # as they are written (RFC 7692, section 7.1.2)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompressionConfig:
+    """How to compress, and what to agree on. Raises ValueError for values outside the ranges given.
+
+    level: 1 (fast) to 9 (small).
+    memory_level: 1 (least memory) to 9 (fastest).
+    threshold: bytes below which a message goes out as it is.
+    server_max_window_bits, client_max_window_bits: 9 to 15; the window of each side's compressor.
+    server_context_takeover, client_context_takeover: each side may keep its window from message to message,
+        which compresses better and holds up to 300 KiB for as long as the connection lives.
+    """
+
+    level: int = 6
+    memory_level: int = 8
+    threshold: int = 1024
+    server_max_window_bits: int = _MAX_WINDOW_BITS
+    client_max_window_bits: int = _MAX_WINDOW_BITS
+    server_context_takeover: bool = False
+    client_context_takeover: bool = False
+
+    def __post_init__(self) -> None:
+        bits = (9, _MAX_WINDOW_BITS)
+        for name, (low, high) in {
+            "level": (1, 9),
+            "memory_level": (1, 9),
+            "threshold": (0, None),
+            "server_max_window_bits": bits,
+            "client_max_window_bits": bits,
+        }.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < low or (high is not None and value > high):
+                allowed = f"{low} to {high}" if high is not None else f"{low} or more"
+                raise ValueError(f"{name} is {value!r}; it must be an integer, {allowed}")
+
+    @classmethod
+    def high(cls) -> CompressionConfig:
+        """Smallest: level 9, from 512 bytes on."""
+        return cls(level=9, threshold=512)
+
+    @classmethod
+    def fast(cls) -> CompressionConfig:
+        """Fastest: level 1, from 2048 bytes on."""
+        return cls(level=1, threshold=2048)
+
+
+class DeflateParams(NamedTuple):
+    """What both sides agreed on (RFC 7692, section 7.1)."""
+
+    server_no_context_takeover: bool
+    client_no_context_takeover: bool
+    server_max_window_bits: int
+    client_max_window_bits: int
+
+    def header(self) -> str:
+        """Return the value of the server's Sec-WebSocket-Extensions that says so."""
+        parts = [NAME]
+        if self.server_no_context_takeover:
+            parts.append("server_no_context_takeover")
+        if self.client_no_context_takeover:
+            parts.append("client_no_context_takeover")
+        if self.server_max_window_bits != _MAX_WINDOW_BITS:
+            parts.append(f"server_max_window_bits={self.server_max_window_bits}")
+        if self.client_max_window_bits != _MAX_WINDOW_BITS:
+            parts.append(f"client_max_window_bits={self.client_max_window_bits}")
+        return "; ".join(parts)
+
+
+class _Parameters(NamedTuple):
+    server_no_context_takeover: bool
+    client_no_context_takeover: bool
+    server_max_window_bits: int | None
+    client_max_window_bits: int | None  # 0 in an offer without a value
+
+
+def _parse(offer: ExtensionOffer, *, value_optional: bool) -> _Parameters | None:
+    """Return an offer's parameters, or None where RFC 7692, section 7.1, says to decline it."""
+    values = dict(offer.parameters)
+    if len(values) != len(offer.parameters):
+        return None  # a parameter is repeated
+    flags = "server_no_context_takeover", "client_no_context_takeover"
+    windows = "server_max_window_bits", "client_max_window_bits"
+    bits: dict[str, int] = {}
+    for name, value in values.items():
+        if name in windows and value in _WINDOW_BITS:
+            bits[name] = int(value)
+        elif name == "client_max_window_bits" and value is None and value_optional:
+            bits[name] = 0
+        elif name not in flags or value is not None:
+            return None
+    return _Parameters(flags[0] in values, flags[1] in values, bits.get(windows[0]), bits.get(windows[1]))
+
+
+def client_offer(config: CompressionConfig) -> str:
+    """Return the value of a client's Sec-WebSocket-Extensions (RFC 7692, section 7.1)."""
+    parts = [NAME]
+    if not config.server_context_takeover:
+        parts.append("server_no_context_takeover")
+    if not config.client_context_takeover:
+        parts.append("client_no_context_takeover")
+    if config.server_max_window_bits != _MAX_WINDOW_BITS:
+        parts.append(f"server_max_window_bits={config.server_max_window_bits}")
+    bits = config.client_max_window_bits
+    parts.append("client_max_window_bits" + ("" if bits == _MAX_WINDOW_BITS else f"={bits}"))
+    return "; ".join(parts)
+
+
+def server_accept(config: CompressionConfig, offers: Sequence[ExtensionOffer]) -> DeflateParams | None:
+    """Return what to agree on: the first of the client's offers that is valid; None where there is none."""
+    for offer in offers:
+        wanted = _parse(offer, value_optional=True) if offer.name == NAME else None
+        if wanted is None:
+            continue
+        client_bits = _MAX_WINDOW_BITS
+        if wanted.client_max_window_bits is not None:
+            # Only a client that names the parameter can be told to use a smaller window.
+            client_bits = min(config.client_max_window_bits, wanted.client_max_window_bits or _MAX_WINDOW_BITS)
+        return DeflateParams(
+            wanted.server_no_context_takeover or not config.server_context_takeover,
+            wanted.client_no_context_takeover or not config.client_context_takeover,
+            min(config.server_max_window_bits, wanted.server_max_window_bits or _MAX_WINDOW_BITS),
+            client_bits,
+        )
+    return None
+
+
+def client_accept(config: CompressionConfig, answer: ExtensionOffer) -> DeflateParams | None:
+    """Return what the server's `answer` to our offer agrees on; None where it breaks RFC 7692 or our offer."""
+    got = _parse(answer, value_optional=False) if answer.name == NAME else None
+    if got is None:
+        return None
+    if not config.server_context_takeover and not got.server_no_context_takeover:
+        return None  # "MUST include it in the response" (section 7.1.1.1)
+    server_bits = got.server_max_window_bits or _MAX_WINDOW_BITS
+    if server_bits > config.server_max_window_bits:
+        return None
+    return DeflateParams(
+        got.server_no_context_takeover,
+        got.client_no_context_takeover or not config.client_context_takeover,
+        server_bits,
+        min(config.client_max_window_bits, got.client_max_window_bits or _MAX_WINDOW_BITS),
+    )
+
+
+class Deflater:
+    """Compresses our messages; `window_bits` and `context_takeover` are those agreed on for our side."""
+
+    __slots__ = ("_bits", "_compressor", "_context_takeover", "_level", "_memory_level", "_threshold")
+
+    def __init__(self, config: CompressionConfig, *, window_bits: int, context_takeover: bool) -> None:
+        self._level = config.level
+        self._memory_level = config.memory_level
+        self._threshold = config.threshold
+        self._bits = window_bits
+        self._context_takeover = context_takeover
+        self._compressor: zlib._Compress | None = None
+
+    def wants(self, size: int) -> bool:
+        """Tell whether a message of `size` bytes is to be compressed."""
+        # zlib cannot compress with a window of 256 bytes; sending as is, is always allowed (RFC 7692, section 6).
+        return size >= self._threshold and self._bits > 8
+
+    def compress(self, message: bytes) -> bytes | None:
+        """Return the payload for a whole `message`, or None where sending it as it is takes no more bytes."""
+        compressor = self._compressor
+        if compressor is None:
+            compressor = zlib.compressobj(self._level, zlib.DEFLATED, -self._bits, self._memory_level)
+            if self._context_takeover:
+                self._compressor = compressor
+        data = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        payload = data[:-4]  # drop the tail (RFC 7692, section 7.2.1)
+        if len(payload) >= len(message) and not self._context_takeover:
+            return None
+        return payload  # a kept context has seen it, so the peer must too
+
+
+class InflateError(Exception):
+    """The peer's data is no deflate stream."""
+
+
+class Inflater:
+    """Inflates the peer's messages; `window_bits` and `context_takeover` are those agreed on for its side.
+
+    Memory beyond the window is held only within a message, and never more than the budget given.
+    """
+
+    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_history", "_history_size")
+
+    def __init__(self, *, window_bits: int, context_takeover: bool) -> None:
+        self._bits = window_bits
+        self._context_takeover = context_takeover
+        self._decompressor: zlib._Decompress | None = None
+        self._history: list[bytes] = []
+        self._history_size = 0
+
+    def inflate(self, data: bytes, budget: int) -> bytes:
+        """Return what `data` inflates to, but at most `budget` + 1 bytes: one too many tells that it is too big.
+
+        Raises InflateError.
+        """
+        output: list[bytes] = []
+        room = budget + 1
+        while data and room > 0:
+            decompressor = self._decompressor
+            if decompressor is None:
+                decompressor = self._decompressor = zlib.decompressobj(-self._bits, zdict=self._window())
+            try:
+                piece = decompressor.decompress(data, room)
+            except zlib.error as error:
+                raise InflateError(str(error)) from None
+            if piece:
+                output.append(piece)
+                room -= len(piece)
+                self._remember(piece)
+            if decompressor.eof:
+                # A block with BFINAL ends zlib's stream, not the peer's (RFC 7692, section 7.2.3.4).
+                self._decompressor = None
+                data = decompressor.unused_data
+            else:
+                data = decompressor.unconsumed_tail
+        return output[0] if len(output) == 1 else b"".join(output)
+
+    def finish(self, budget: int) -> bytes:
+        """End a message: return the last of it, as `inflate` does."""
+        # After BFINAL without the octet 0x00 that should follow, there is no stream for the tail to end.
+        last = self.inflate(_SYNC_TAIL, budget) if self._decompressor is not None else b""
+        if not self._context_takeover:
+            self._decompressor = None
+            self._history.clear()
+            self._history_size = 0
+        return last
+
+    def _remember(self, piece: bytes) -> None:
+        window = 1 << self._bits
+        piece = piece[-window:]
+        self._history.append(piece)
+        self._history_size += len(piece)
+        while self._history_size - len(self._history[0]) >= window:
+            self._history_size -= len(self._history.pop(0))
+
+    def _window(self) -> bytes:
+        return b"".join(self._history)[-(1 << self._bits) :]

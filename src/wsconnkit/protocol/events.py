@@ -1,0 +1,68 @@
+"""What happens on a connection, told in the order it happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
+
+from wsconnkit.protocol.closeinfo import CloseInfo
+
+
+class Message(NamedTuple):
+    """A message, or one frame of it: all but the last frame of a fragmented one have `final=False`.
+
+    Frames end where the peer ended them, never where a read did. `Inbox` puts messages together.
+    """
+
+    data: str | bytes
+    size: int
+    """Bytes after inflation; for text those of its UTF-8."""
+    final: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class PingReceived:
+    """A ping arrived; its pong is already among the bytes to send."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class PongReceived:
+    """A pong arrived; `latency` in seconds when it answers a ping of ours, else None."""
+
+    payload: bytes
+    latency: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatPinged:
+    """The heartbeat sent a ping, after `missed` unanswered ones."""
+
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeartbeatStalled:
+    """Our own timer fired `late_by` seconds late; the peer is not judged by that."""
+
+    late_by: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrameSizeWarning:
+    """A frame of `size` bytes passed that is at or over `warn_threshold`."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The connection has ended; nothing follows."""
+
+    info: CloseInfo
+
+
+Event: TypeAlias = (
+    Message | PingReceived | PongReceived | HeartbeatPinged | HeartbeatStalled | FrameSizeWarning | Closed
+)

@@ -1,0 +1,106 @@
+"""The parts of HTTP that an opening handshake needs: headers, their lists, and a response."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_TCHARS_ONLY = re.compile(_TCHARS)
+_PARAMETER = re.compile(rf'\s*;\s*({_TCHARS})(?:\s*=\s*(?:({_TCHARS})|"((?:[^"\\]|\\.)*)"))?')
+_ITEM = re.compile(rf"\s*({_TCHARS})")
+_SEPARATOR = re.compile(r"\s*(,|$)")
+
+
+class Headers:
+    """HTTP headers: ordered, repeatable, compared without case."""
+
+    __slots__ = ("_items",)
+
+    def __init__(self, items: Iterable[tuple[str, str]] | Mapping[str, str] = ()) -> None:
+        pairs = items.items() if isinstance(items, Mapping) else items
+        self._items = [(str(name), str(value)) for name, value in pairs]
+
+    @classmethod
+    def from_raw(cls, items: Iterable[tuple[bytes, bytes]]) -> Headers:
+        """Decode headers as ISO 8859-1, which never fails."""
+        return cls((name.decode("latin-1"), value.decode("latin-1")) for name, value in items)
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._items)
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and bool(self.get_all(name))
+
+    def __repr__(self) -> str:
+        return f"<Headers: {', '.join(name for name, _ in self._items)}>"
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of all headers called `name`."""
+        return [value for key, value in self._items if key.lower() == name.lower()]
+
+    def get(self, name: str) -> str | None:
+        """Return the values of `name` joined by commas, None where it is absent (RFC 9110, section 5.3)."""
+        values = self.get_all(name)
+        return ", ".join(values) if values else None
+
+    def tokens(self, name: str) -> list[str]:
+        """Return the items of a comma-separated header, without empty ones."""
+        return [item.strip() for item in (self.get(name) or "").split(",") if item.strip()]
+
+
+class ExtensionOffer(NamedTuple):
+    """One entry of Sec-WebSocket-Extensions; a parameter without a value has None."""
+
+    name: str
+    parameters: tuple[tuple[str, str | None], ...] = ()
+
+
+def parse_extensions(value: str) -> list[ExtensionOffer] | None:
+    """Parse Sec-WebSocket-Extensions (RFC 6455, section 9.1); None where it is malformed."""
+    offers: list[ExtensionOffer] = []
+    position = 0
+    while position < len(value):
+        if separator := _SEPARATOR.match(value, position):  # an empty list item
+            if separator.end() == position:
+                break
+            position = separator.end()
+            continue
+        name = _ITEM.match(value, position)
+        if name is None:
+            return None
+        position = name.end()
+        parameters: list[tuple[str, str | None]] = []
+        while parameter := _PARAMETER.match(value, position):
+            key, token, quoted = parameter.groups()
+            if quoted is not None:
+                token = re.sub(r"\\(.)", r"\1", quoted)
+                if not is_token(token):  # "the value after quoted-string unescaping MUST conform to token"
+                    return None
+            parameters.append((key, token))
+            position = parameter.end()
+        offers.append(ExtensionOffer(name.group(1), tuple(parameters)))
+        separator = _SEPARATOR.match(value, position)
+        if separator is None:
+            return None
+        position = separator.end()
+    return offers
+
+
+def is_token(value: str) -> bool:
+    """Tell whether `value` is an HTTP token (RFC 9110, section 5.6.2)."""
+    return _TCHARS_ONLY.fullmatch(value) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Response:
+    """A complete HTTP response."""
+
+    status: int
+    headers: Headers = field(default_factory=Headers)
+    body: bytes = b""

@@ -1,0 +1,86 @@
+"""Received messages that the application has not taken yet: bounded, and whole or frame by frame."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from wsconnkit.protocol.config import QueueConfig
+from wsconnkit.protocol.events import Message
+
+
+class Inbox:
+    """Puts messages together and says when it holds too much.
+
+    Only whole messages count as waiting: an unfinished one is bounded by the frame limits, and pausing on it
+    would wait for a last frame that could then never arrive.
+    """
+
+    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_messages", "_messages", "_unfinished_bytes", "_within")
+
+    def __init__(self, config: QueueConfig) -> None:
+        self._max_messages = config.max_messages
+        self._max_bytes = config.max_bytes
+        self._frames: deque[Message] = deque()
+        self._messages = 0
+        self._bytes = 0
+        self._unfinished_bytes = 0
+        self._within = False  # the application has taken a part of the first message
+
+    def put(self, frame: Message) -> None:
+        """Add a message or one frame of it."""
+        self._frames.append(frame)
+        self._unfinished_bytes += frame.size
+        if frame.final:
+            self._messages += 1
+            self._bytes += self._unfinished_bytes
+            self._unfinished_bytes = 0
+
+    @property
+    def full(self) -> bool:
+        """Reading should pause."""
+        return self._messages >= self._max_messages or self._bytes >= self._max_bytes
+
+    @property
+    def low(self) -> bool:
+        """Reading may resume: at most half of what is allowed is left."""
+        return self._messages <= self._max_messages // 2 and self._bytes <= self._max_bytes // 2
+
+    @property
+    def messages(self) -> int:
+        """Whole messages that wait."""
+        return self._messages
+
+    def get_message(self) -> str | bytes | None:
+        """Take the next whole message, or None; what is left of one taken frame by frame is dropped first."""
+        while self._within:
+            if self.get_frame() is None:
+                return None
+        if not self._messages:
+            return None
+        first = self._take()
+        if first.final:
+            return first.data
+        parts = [first]
+        while not parts[-1].final:
+            parts.append(self._take())
+        if isinstance(first.data, str):
+            return "".join(part.data for part in parts if isinstance(part.data, str))
+        return b"".join(part.data for part in parts if isinstance(part.data, bytes))
+
+    def get_frame(self) -> Message | None:
+        """Take the next frame of the current or next message, or None."""
+        if not self._frames:
+            return None
+        frame = self._take()
+        self._within = not frame.final
+        return frame
+
+    def _take(self) -> Message:
+        frame = self._frames.popleft()
+        if self._messages:  # the frame belongs to a whole message
+            self._bytes -= frame.size
+            if frame.final:
+                self._messages -= 1
+        else:
+            self._unfinished_bytes -= frame.size
+        return frame

@@ -1,0 +1,321 @@
+"""Two connections in memory, on a virtual clock and over a link whose delays are yours.
+
+    pair = Pair()
+    pair.client.send("hello")
+    pair.run()
+    assert pair.server.messages == ["hello"]
+    pair.advance(60)                      # both heartbeats tick; nothing sleeps
+
+A link never loses or reorders bytes, as TCP does not; it delays them, stops, takes no more, and ends.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.closeinfo import CloseInfo
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.connection import Connection, Transport
+from wsconnkit.protocol.events import Event, Message
+from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
+from wsconnkit.protocol.inbox import Inbox
+from wsconnkit.protocol.uri import parse_uri
+
+
+class VirtualClock:
+    """A monotonic clock in seconds that moves when told to."""
+
+    def __init__(self, now: float = 0.0) -> None:
+        self.now = now
+
+    def advance(self, seconds: float) -> None:
+        """Move on by `seconds`, which cannot be negative (ValueError)."""
+        if seconds < 0:
+            raise ValueError(f"cannot advance by {seconds!r} seconds; time does not go back")
+        self.now += seconds
+
+
+class Pipe:
+    """One direction of a link: bytes in order, each chunk there `latency` seconds after it was written.
+
+    capacity: bytes that may be under way; what is beyond waits at the sender. None: any number.
+    """
+
+    def __init__(self, latency: float = 0.0, capacity: int | None = None) -> None:
+        self.latency = latency
+        self.capacity = capacity
+        self.stopped = False
+        """While True nothing arrives; what is written waits."""
+        self._chunks: deque[tuple[float, bytes]] = deque()
+        self._eof_at: float | None = None
+        self.in_flight = 0
+
+    def write(self, data: bytes, now: float) -> int:
+        """Take as many bytes of `data` as there is room for and return their number."""
+        room = len(data) if self.capacity is None else max(0, min(len(data), self.capacity - self.in_flight))
+        if room:
+            self._chunks.append((now + self.latency, data[:room]))
+            self.in_flight += room
+        return room
+
+    def write_eof(self, now: float) -> None:
+        """End this direction behind what was written."""
+        if self._eof_at is None:
+            self._eof_at = now + self.latency
+
+    def read(self, now: float, limit: int | None = None) -> bytes:
+        """Return the bytes that have arrived, at most `limit`."""
+        parts: list[bytes] = []
+        size = 0
+        while self._chunks and not self.stopped and self._chunks[0][0] <= now and (limit is None or size < limit):
+            at, chunk = self._chunks.popleft()
+            if limit is not None and len(chunk) > limit - size:
+                self._chunks.appendleft((at, chunk[limit - size :]))
+                chunk = chunk[: limit - size]
+            parts.append(chunk)
+            size += len(chunk)
+        self.in_flight -= size
+        return b"".join(parts)
+
+    def at_eof(self, now: float) -> bool:
+        """Tell whether everything was read and the end has arrived."""
+        return self._eof_at is not None and not self.stopped and not self._chunks and self._eof_at <= now
+
+    def next_arrival(self) -> float | None:
+        """Return when the next bytes, or the end, will be there; None when nothing is under way."""
+        if self.stopped:
+            return None
+        return self._chunks[0][0] if self._chunks else self._eof_at
+
+
+class Endpoint:
+    """A connection and what an adapter around it does, in memory; `connection` is the connection itself."""
+
+    def __init__(
+        self, connection: Connection, inbox: Inbox, clock: VirtualClock, inbound: Pipe, outbound: Pipe
+    ) -> None:
+        self.connection = connection
+        self.inbox = inbox
+        self.clock = clock
+        self.inbound = inbound
+        self.outbound = outbound
+        self.events: list[Event] = []
+        """All events but messages, in order."""
+        self.messages: list[str | bytes] = []
+        """The messages received, whole and in order, while the application keeps up."""
+        self.paused = False
+        """The application takes no messages: they wait in `inbox`, and reading pauses when that is full."""
+        self._reading = True
+        self._unsent = b""
+        self._ended = False
+        self.pump()
+
+    @property
+    def state(self) -> State:
+        """The connection's state."""
+        return self.connection.state
+
+    @property
+    def close_info(self) -> CloseInfo | None:
+        """How the connection ended; None until then."""
+        return self.connection.close_info
+
+    def send(self, message: str | bytes, *, final: bool = True) -> None:
+        """Send a message, or a fragment of one."""
+        self.connection.send(message, self.clock.now, final=final)
+        self.pump()
+
+    def ping(self, payload: bytes | None = None) -> bytes:
+        """Send a ping and return its payload."""
+        payload = self.connection.ping(payload, self.clock.now)
+        self.pump()
+        return payload
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Begin the closing handshake."""
+        self.connection.close(code, reason, self.clock.now)
+        self.pump()
+
+    def abort(self, error: OSError | None = None) -> None:
+        """The transport breaks, for both sides."""
+        self.connection.receive_eof(self.clock.now, error)
+        self.pump()
+
+    def pause(self) -> None:
+        """The application stops taking messages."""
+        self.paused = True
+
+    def resume(self) -> None:
+        """The application takes messages again, first those that waited."""
+        self.paused = False
+        self.pump()
+
+    def receive(self, limit: int | None = None) -> int:
+        """Read what has arrived, at most `limit` bytes, and return how many they were."""
+        if not self._reading or self._ended:
+            return 0
+        data = self.inbound.read(self.clock.now, limit)
+        if data:
+            self.connection.receive_data(data, self.clock.now)
+        elif self.inbound.at_eof(self.clock.now):
+            self.connection.receive_eof(self.clock.now)
+        self.pump()
+        return len(data)
+
+    def handle_timeout(self) -> None:
+        """Let the connection do what is due."""
+        self.connection.handle_timeout(self.clock.now)
+        self.pump()
+
+    def pump(self) -> None:
+        """Deliver events, write bytes and obey `transport`, as every adapter does after every call."""
+        connection, now = self.connection, self.clock.now
+        delivered = True
+        while delivered:
+            delivered = False
+            for event in connection.events():
+                delivered = True
+                if not isinstance(event, Message):
+                    self.events.append(event)
+                    continue
+                self.inbox.put(event)
+                if self.paused and self.inbox.full:
+                    self._reading = False
+                    connection.reading_paused(now)
+            while not self.paused and (message := self.inbox.get_message()) is not None:
+                delivered = True
+                self.messages.append(message)
+            if not self._reading and (self.inbox.low or connection.state is not State.OPEN):
+                self._reading = delivered = True
+                connection.reading_resumed(now)
+        self._write()
+
+    def _write(self) -> None:
+        connection, now = self.connection, self.clock.now
+        self._unsent += connection.data_to_send()
+        if self._ended:
+            return
+        while self._unsent:
+            written = self.outbound.write(self._unsent, now)
+            self._unsent = self._unsent[written:]
+            if self._unsent:
+                connection.writing_paused(now)
+                break
+            connection.writing_resumed(now)
+            self._unsent = connection.data_to_send()
+        if connection.transport is Transport.ABORT:
+            self._ended = True
+            self._unsent = b""
+        if connection.transport is not Transport.OPEN and not self._unsent:
+            self.outbound.write_eof(now)
+
+
+class Pair:
+    """A client and a server that have just shaken hands, through the real handshake.
+
+    latency: seconds that bytes are under way, in both directions.
+    capacity: bytes that fit on the way in one direction; None for any number.
+    seed: for masks and ping payloads; the same seed gives the same bytes.
+    """
+
+    def __init__(
+        self,
+        client_config: ConnectionConfig | None = None,
+        server_config: ConnectionConfig | None = None,
+        *,
+        latency: float = 0.0,
+        capacity: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        client_config = client_config or ConnectionConfig()
+        server_config = server_config or ConnectionConfig()
+        self.clock = VirtualClock()
+        source = random.Random(seed)  # noqa: S311 - tests want repeatable bytes
+        now = self.clock.now
+        client = ClientHandshake(parse_uri("ws://test.invalid/"), client_config, now=now, random_bytes=source.randbytes)
+        server = ServerHandshake(server_config, now=now)
+        server.receive_data(client.data_to_send(), now)
+        server.accept()
+        client.receive_data(server.data_to_send(), now)
+        to_server, to_client = Pipe(latency, capacity), Pipe(latency, capacity)
+        self.client = Endpoint(
+            client.connection(now, random_bytes=source.randbytes),
+            Inbox(client_config.queue),
+            self.clock,
+            to_client,
+            to_server,
+        )
+        self.server = Endpoint(
+            server.connection(now, random_bytes=source.randbytes),
+            Inbox(server_config.queue),
+            self.clock,
+            to_server,
+            to_client,
+        )
+
+    @property
+    def endpoints(self) -> tuple[Endpoint, Endpoint]:
+        """The client and the server."""
+        return self.client, self.server
+
+    def run(self) -> None:
+        """Deliver all that has arrived, and what that leads to, without letting time pass."""
+        while sum([endpoint.receive() for endpoint in self.endpoints]) or self._flush():
+            pass
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass for both sides: bytes arrive and timers fire when they should."""
+        end = self.clock.now + seconds
+        self.run()
+        while (at := self._next_event()) is not None and at <= end:
+            self.clock.now = max(at, self.clock.now)
+            self.run()
+            self._fire_timers()
+            self.run()
+        self.clock.now = end
+        self.run()
+
+    def stall(self, endpoint: Endpoint, seconds: float) -> None:
+        """Let `seconds` pass in which the process of `endpoint` is blocked; the other side lives on.
+
+        Afterwards its timers fire before its socket is read, the order that an event loop may well have.
+        """
+        end = self.clock.now + seconds
+        other = self.server if endpoint is self.client else self.client
+        while True:
+            other.receive()
+            wakeups = [other.inbound.next_arrival(), other.connection.next_timeout()]
+            at = min((time for time in wakeups if time is not None and time > self.clock.now), default=end)
+            if at >= end:
+                break
+            self.clock.now = at
+            other.handle_timeout()
+        self.clock.now = end
+        endpoint.handle_timeout()
+        self.run()
+
+    def _next_event(self) -> float | None:
+        times: list[float] = []
+        for endpoint in self.endpoints:
+            timeout = endpoint.connection.next_timeout()
+            if timeout is not None:
+                times.append(timeout)
+            arrival = endpoint.inbound.next_arrival()
+            if arrival is not None and arrival > self.clock.now:
+                times.append(arrival)
+        return min(times, default=None)
+
+    def _fire_timers(self) -> None:
+        for endpoint in self.endpoints:
+            timeout = endpoint.connection.next_timeout()
+            if timeout is not None and timeout <= self.clock.now:
+                endpoint.handle_timeout()
+
+    def _flush(self) -> bool:
+        """Write what waited for room; tell whether any did."""
+        before = sum(endpoint.outbound.in_flight for endpoint in self.endpoints)
+        for endpoint in self.endpoints:
+            endpoint.pump()
+        return sum(endpoint.outbound.in_flight for endpoint in self.endpoints) != before
