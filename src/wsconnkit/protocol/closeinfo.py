@@ -27,6 +27,28 @@ class Cause(Enum):
     DRAIN = "drain"
     TRANSPORT_LOST = "transport_lost"
 
+    @property
+    def code(self) -> CloseCode:
+        """The code with which we close for this cause, unless the caller names another."""
+        return _CODES[self]
+
+
+_CODES = {
+    Cause.PEER_CLOSE: CloseCode.NORMAL_CLOSURE,
+    Cause.LOCAL_CLOSE: CloseCode.NORMAL_CLOSURE,
+    Cause.HANDLER_ERROR: CloseCode.INTERNAL_ERROR,
+    Cause.HEARTBEAT: CloseCode.GOING_AWAY,
+    Cause.IDLE: CloseCode.GOING_AWAY,
+    Cause.TOO_BIG: CloseCode.MESSAGE_TOO_BIG,
+    Cause.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
+    Cause.INVALID_DATA: CloseCode.INVALID_DATA,
+    Cause.SLOW_CONSUMER: CloseCode.TRY_AGAIN_LATER,
+    Cause.RATE_LIMIT: CloseCode.POLICY_VIOLATION,
+    Cause.AUTH_EXPIRED: CloseCode.POLICY_VIOLATION,
+    Cause.DRAIN: CloseCode.GOING_AWAY,
+    Cause.TRANSPORT_LOST: CloseCode.ABNORMAL_CLOSURE,
+}
+
 
 class Initiator(Enum):
     """Who began the end."""

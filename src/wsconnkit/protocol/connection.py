@@ -225,10 +225,7 @@ class Connection:
         Raises LocalProtocolError for a code that may not be sent.
         """
         self._tick(now)
-        if not may_send(code):
-            raise LocalProtocolError(
-                f"close code {code} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
-            )
+        check_close_code(code)
         self._end(Input.LOCAL_CLOSE, CloseFrame(code, truncate_reason(reason)), cause)
 
     def reading_paused(self, now: float) -> None:
@@ -312,7 +309,7 @@ class Connection:
             elif self._reading_paused:
                 self._touch()  # what the application has not read may be the message we miss
             else:
-                self._end(Input.LOCAL_CLOSE, CloseFrame(CloseCode.GOING_AWAY, "idle timeout"), Cause.IDLE)
+                self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
 
     # What is.
 
@@ -400,7 +397,7 @@ class Connection:
             self._write(Opcode.PING, beat.ping)
             self._events.append(HeartbeatPinged(beat.missed))
         if beat.dead:
-            self._end(Input.GIVE_UP, CloseFrame(CloseCode.GOING_AWAY, "connection timeout"), Cause.HEARTBEAT)
+            self._end(Input.GIVE_UP, CloseFrame(Cause.HEARTBEAT.code, "connection timeout"), Cause.HEARTBEAT)
 
     def _end(
         self, event: Input, frame: CloseFrame | None, cause: Cause, initiator: Initiator = Initiator.LOCAL
@@ -475,6 +472,14 @@ class Connection:
         data = encode_frame(opcode, payload, fin=fin, compressed=compressed, mask=mask)
         self._output.append(data)
         self.bytes_to_send += len(data)
+
+
+def check_close_code(code: int) -> None:
+    """Raise LocalProtocolError when `code` may not be sent (RFC 6455, section 7.4)."""
+    if not may_send(code):
+        raise LocalProtocolError(
+            f"close code {code} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+        )
 
 
 def _payload_of(message: str | bytes | bytearray | memoryview) -> tuple[Opcode, bytes]:

@@ -45,7 +45,7 @@ def refusal(status: int, error: str, headers: HeadersLike = ()) -> Response:
 
 @dataclass(frozen=True, slots=True)
 class UpgradeRequest:
-    """A client's request for a WebSocket, checked against RFC 6455, section 4.2.1."""
+    """A client's request for a WebSocket (RFC 6455, section 4.1)."""
 
     target: str
     headers: Headers
@@ -336,10 +336,14 @@ class ClientHandshake(_Handshake):
             request.append(("Sec-WebSocket-Protocol", ", ".join(self._subprotocols)))
         if self._config.compression is not None:
             request.append(("Sec-WebSocket-Extensions", client_offer(self._config.compression)))
+        headers = Headers([*request, *extra])
         try:
-            self._send(h11.Request(method="GET", target=uri.resource, headers=[*request, *extra]), h11.EndOfMessage())
+            self._send(h11.Request(method="GET", target=uri.resource, headers=[*headers]), h11.EndOfMessage())
         except h11.LocalProtocolError as wrong:
             raise ValueError(f"the request headers are not valid: {wrong}") from None
+        offers = parse_extensions(headers.get("Sec-WebSocket-Extensions") or "") or ()
+        self.request = UpgradeRequest(uri.resource, headers, self._key, self._subprotocols, tuple(offers))
+        """The request that is sent."""
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the server; those behind its response belong to the connection. Never raises."""

@@ -1,0 +1,107 @@
+"""Drives an opening handshake, of either side, until a connection takes over the transport."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, cast
+
+from wsconnkit.asyncio.connection import Connection
+from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
+
+
+class Opening(asyncio.Protocol):
+    """The protocol of a transport on which a handshake is under way.
+
+    on_progress: called after each change of the handshake; may write, and may hand over to a connection.
+    on_end: called once, when the handshake is over for this protocol, one way or another.
+    """
+
+    def __init__(
+        self,
+        handshake: ServerHandshake | ClientHandshake,
+        *,
+        on_progress: Callable[[Opening], None],
+        on_end: Callable[[Opening], None],
+    ) -> None:
+        self._handshake = handshake
+        self._loop = asyncio.get_running_loop()
+        self._on_progress = on_progress
+        self._on_end = on_end
+        self._timer: asyncio.TimerHandle | None = None
+        self._eof_written = False
+        self.transport: asyncio.Transport | None = None
+        self.remote_address: Any = None
+
+    def hand_over(self, connection: Connection) -> None:
+        """Give the transport to `connection`, for good; what is to be sent before goes out first."""
+        transport = self.transport
+        assert transport is not None  # there is progress only on a transport
+        self._write(transport)
+        self._end()
+        connection.start(transport)
+
+    def abort(self) -> None:
+        """Drop the transport."""
+        if self.transport is not None:
+            self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
+        self.remote_address = transport.get_extra_info("peername")
+        self._pump()
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        self._handshake.receive_data(data, self._loop.time())
+        self._pump()
+
+    def eof_received(self) -> bool:  # noqa: D102
+        self._handshake.receive_eof(self._loop.time())
+        self._pump()
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._handshake.receive_eof(self._loop.time(), exc if isinstance(exc, OSError) else None)
+        self._pump()
+        self._end()
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        self._handshake.handle_timeout(self._loop.time())
+        self._pump()
+
+    def _pump(self) -> None:
+        self._on_progress(self)
+        transport = self.transport
+        if transport is None:
+            return  # handed over, or lost
+        self._write(transport)
+        if self._handshake.transport is Transport.ABORT:
+            transport.abort()
+        elif self._handshake.transport is Transport.SEND_EOF and not self._eof_written:
+            self._eof_written = True
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()
+        deadline = self._handshake.next_timeout()
+        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+            self._cancel_timer()
+            self._timer = self._loop.call_at(deadline, self._on_timer)
+
+    def _write(self, transport: asyncio.Transport) -> None:
+        data = self._handshake.data_to_send()
+        if data:
+            transport.write(data)
+
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end(self) -> None:
+        self._cancel_timer()
+        if self.transport is not None:
+            self.transport = None
+            self._on_end(self)

@@ -1,0 +1,178 @@
+"""The pump between a core and an asyncio transport: one change, then its events, its bytes, its timer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.config import QueueConfig
+from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.events import Event, Message
+from wsconnkit.protocol.inbox import Inbox
+
+_COALESCE = 64 * 1024
+"""Bytes up to which a write may wait for more to go out with it."""
+_LINGER = 1.0
+"""Seconds that a released transport may take to write what it still holds."""
+
+
+class Pump(asyncio.Protocol):
+    """Carries out what `core` decides, on a transport; `inbox` holds the messages that have arrived.
+
+    on_frames: called after a read, when the inbox may have more.
+    on_event: called with each event that is not a message.
+    """
+
+    def __init__(
+        self, core: Core, queue: QueueConfig, *, on_frames: Callable[[], None], on_event: Callable[[Event], None]
+    ) -> None:
+        self.core = core
+        self.inbox = Inbox(queue)
+        self.loop = asyncio.get_running_loop()
+        self.transport: asyncio.Transport | None = None
+        self.writable = asyncio.Event()
+        """Set while no more is unsent than may be."""
+        self.writable.set()
+        self.gone = asyncio.Event()
+        """Set when the transport has ended, and the connection with it."""
+        self._on_frames = on_frames
+        self._on_event = on_event
+        self._write_high_water = queue.write_high_water
+        self._reading = True
+        self._eof_written = False
+        self._released = False
+        self._flush_scheduled = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    # What asyncio calls on a protocol.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over a transport that is ready for WebSocket frames."""
+        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
+        # Resuming only when all is written tells the core that a ping has left.
+        transport.set_write_buffer_limits(high=self._write_high_water, low=0)
+        if not transport.is_reading():
+            transport.resume_reading()
+        self.pump()
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        self.core.receive_data(data, self.loop.time())
+        self.pump()
+
+    def eof_received(self) -> bool:  # noqa: D102
+        self.core.receive_eof(self.loop.time())
+        self.pump()
+        return True  # the core says when to close
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self.core.receive_eof(self.loop.time(), exc if isinstance(exc, OSError) else None)
+        self._released = True
+        self.pump()
+        self.transport = None
+        if self._timer is not None:
+            self._timer.cancel()
+        self.gone.set()
+
+    def pause_writing(self) -> None:  # noqa: D102
+        self.writable.clear()
+        self.core.writing_paused(self.loop.time())
+
+    def resume_writing(self) -> None:  # noqa: D102
+        self.core.writing_resumed(self.loop.time())
+        self.writable.set()
+        self.flush()
+
+    def pump(self) -> None:
+        """Deliver events, then write, obey and re-arm; to be called after every change of the core."""
+        core, inbox = self.core, self.inbox
+        while True:
+            for event in core.events():
+                if type(event) is Message:
+                    inbox.put(event)
+                    if inbox.full:
+                        self._pause_reading()
+                else:
+                    self._on_event(event)
+            if self._reading or core.state is State.OPEN:
+                break
+            self._unpause()  # the peer's answer to our close is still to be read
+        self._on_frames()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write what there is to send, obey `core.transport` and re-arm the timer."""
+        self._flush_scheduled = False
+        transport = self.transport
+        if transport is None or self._released:
+            return
+        data = self.core.data_to_send()
+        if data:
+            transport.write(data)
+        if self.core.transport is not Transport.OPEN:
+            self._obey(transport)
+        self._arm()
+
+    def flush_soon(self) -> None:
+        """Flush now, or with what else answers the messages of the same read."""
+        if not self.inbox.messages or self.core.bytes_to_send > _COALESCE:
+            self.flush()
+        elif not self._flush_scheduled:
+            self._flush_scheduled = True
+            self.loop.call_soon(self.flush)
+
+    def _obey(self, transport: asyncio.Transport) -> None:
+        if self.core.transport is Transport.ABORT:
+            self._released = True
+            if transport.get_write_buffer_size() == 0:
+                transport.abort()
+            else:
+                transport.close()
+                self._timer = self._replace_timer(self.loop.call_later(_LINGER, transport.abort))
+        elif not self._eof_written:
+            self._eof_written = True
+            if transport.can_write_eof():
+                transport.write_eof()
+            else:
+                transport.close()  # TLS has no half-close
+
+    def _arm(self) -> None:
+        deadline = None if self._released else self.core.next_timeout()
+        # A deadline that moved later costs nothing until the timer fires.
+        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
+            self._timer = self._replace_timer(self.loop.call_at(deadline, self._on_timer))
+
+    def _replace_timer(self, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
+        if self._timer is not None:
+            self._timer.cancel()
+        return timer
+
+    def _on_timer(self) -> None:
+        self._timer = None
+        now = self.loop.time()
+        if self.transport is not None and self.transport.get_write_buffer_size() > 0:
+            self.core.writing_paused(now)
+        else:
+            self.core.writing_resumed(now)
+        self.core.handle_timeout(now)
+        self.pump()
+
+    def _pause_reading(self) -> None:
+        if self._reading and self.transport is not None:
+            self._reading = False
+            self.core.reading_paused(self.loop.time())
+            self.transport.pause_reading()
+
+    def _unpause(self) -> None:
+        self._reading = True
+        self.core.reading_resumed(self.loop.time())
+        if self.transport is not None and not self.transport.is_closing():
+            self.transport.resume_reading()
+
+    def resume_reading(self) -> None:
+        """Read again if reading was paused and the inbox has room."""
+        if not self._reading and self.inbox.low:
+            self._unpause()
+            self.pump()

@@ -1,0 +1,1 @@
+"""Many connections: still no sockets, no clocks, no event loop."""
