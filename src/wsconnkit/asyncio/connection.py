@@ -81,8 +81,9 @@ class Connection:
         Raises ConnectionClosed when there is none left, ConcurrencyError when another task is waiting for one.
         """
         while (message := self._inbox.get_message()) is None:
-            await self._wait_for_frames()
-        self._pump.resume_reading()
+            await self._frames()
+        if not self._pump.reading:
+            self._pump.resume_reading()
         return message
 
     async def recv_streaming(self) -> AsyncIterator[str | bytes]:
@@ -90,8 +91,9 @@ class Connection:
         final = False
         while not final:
             while (frame := self._inbox.get_frame()) is None:
-                await self._wait_for_frames()
-            self._pump.resume_reading()
+                await self._frames()
+            if not self._pump.reading:
+                self._pump.resume_reading()
             final = frame.final
             yield frame.data
 
@@ -100,9 +102,13 @@ class Connection:
 
     async def __anext__(self) -> str | bytes:
         try:
-            return await self.recv()
+            while (message := self._inbox.get_message()) is None:
+                await self._frames()
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
+        if not self._pump.reading:
+            self._pump.resume_reading()
+        return message
 
     async def send(self, message: str | bytes | bytearray | memoryview) -> None:
         """Send a message, text for `str` and binary otherwise, after waiting while too much is unsent.
@@ -192,17 +198,14 @@ class Connection:
             if earlier == payload:
                 break
 
-    async def _wait_for_frames(self) -> None:
-        info = self._core.close_info
-        if info is not None:
-            raise connection_closed(info)
-        if self._receiver is not None:
+    def _frames(self) -> asyncio.Future[None]:
+        """Return a future that is done when more may be in the inbox."""
+        if self._core.close_info is not None:
+            raise connection_closed(self._core.close_info)
+        if self._receiver is not None and not self._receiver.done():
             raise ConcurrencyError("another task waits for messages of this connection already")
         self._receiver = self._loop.create_future()
-        try:
-            await self._receiver
-        finally:
-            self._receiver = None
+        return self._receiver
 
     async def _closed(self) -> ConnectionClosed:
         await self._pump.gone.wait()

@@ -41,7 +41,8 @@ class Pump(asyncio.Protocol):
         self._on_frames = on_frames
         self._on_event = on_event
         self._write_high_water = queue.write_high_water
-        self._reading = True
+        self.reading = True
+        """False while reading is paused because the inbox is full."""
         self._eof_written = False
         self._released = False
         self._flush_scheduled = False
@@ -96,14 +97,15 @@ class Pump(asyncio.Protocol):
                         self._pause_reading()
                 else:
                     self._on_event(event)
-            if self._reading or core.state is State.OPEN:
+            if self.reading or core.state is State.OPEN:
                 break
             self._unpause()  # the peer's answer to our close is still to be read
         self._on_frames()
         self.flush()
+        self._arm()
 
     def flush(self) -> None:
-        """Write what there is to send, obey `core.transport` and re-arm the timer."""
+        """Write what there is to send and obey `core.transport`."""
         self._flush_scheduled = False
         transport = self.transport
         if transport is None or self._released:
@@ -113,7 +115,6 @@ class Pump(asyncio.Protocol):
             transport.write(data)
         if self.core.transport is not Transport.OPEN:
             self._obey(transport)
-        self._arm()
 
     def flush_soon(self) -> None:
         """Flush now, or with what else answers the messages of the same read."""
@@ -160,19 +161,19 @@ class Pump(asyncio.Protocol):
         self.pump()
 
     def _pause_reading(self) -> None:
-        if self._reading and self.transport is not None:
-            self._reading = False
+        if self.reading and self.transport is not None:
+            self.reading = False
             self.core.reading_paused(self.loop.time())
             self.transport.pause_reading()
 
     def _unpause(self) -> None:
-        self._reading = True
+        self.reading = True
         self.core.reading_resumed(self.loop.time())
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()
 
     def resume_reading(self) -> None:
-        """Read again if reading was paused and the inbox has room."""
-        if not self._reading and self.inbox.low:
+        """Read again if the inbox has room for it."""
+        if self.inbox.low:
             self._unpause()
             self.pump()

@@ -103,6 +103,11 @@ class FrameSize:
         self.stats = FrameSizeStats()
 
     @property
+    def largest_message(self) -> int:
+        """Bytes that a message in a single frame may have."""
+        return min(self._max_frame, self._max_message)
+
+    @property
     def remaining(self) -> int:
         """Bytes that the current message may still grow by."""
         return self._max_message - self._message_size

@@ -33,10 +33,7 @@ class QueueConfig:
     write_high_water: int = 64 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("max_messages", "max_bytes", "write_high_water"):
-            value = getattr(self, name)
-            if not (isinstance(value, int) and value >= 1):
-                raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")
+        _check_counts(self, "max_messages", "max_bytes", "write_high_water")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,9 +54,9 @@ class HandshakeLimits:
     max_body: int = 64 * 1024
 
     def __post_init__(self) -> None:
-        for name in ("timeout", "max_line", "max_headers", "max_head", "max_body"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be more than 0")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout is {self.timeout!r}; it must be more than 0 seconds")
+        _check_counts(self, "max_line", "max_headers", "max_head", "max_body")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,3 +83,10 @@ class ConnectionConfig:
     def __post_init__(self) -> None:
         if self.idle_timeout is not None and not self.idle_timeout > 0:
             raise ValueError(f"idle_timeout is {self.idle_timeout!r}; it must be more than 0 seconds, or None")
+
+
+def _check_counts(config: QueueConfig | HandshakeLimits, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not (isinstance(value, int) and value >= 1):
+            raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1")

@@ -74,7 +74,7 @@ class ConnectionStats:
     messages_received: int = 0
     messages_sent: int = 0
     messages_discarded: int = 0
-    """Messages that arrived after our own close."""
+    """Messages that were not read when we closed, or arrived after it."""
     stalls: int = 0
 
 
@@ -119,6 +119,7 @@ class Connection:
         self._writing_paused = False
         self._pending_pong: bytes | None = None
         self._sending: Opcode | None = None
+        self._sent_size = 0
 
         self._closing = Closing()
         self._close_sent: CloseFrame | None = None
@@ -134,7 +135,8 @@ class Connection:
 
         self._heartbeat = Heartbeat(config.heartbeat, now=now, new_payload=random_bytes)
         self._deadlines: Deadlines[Timer] = Deadlines()
-        self._touch()
+        self._message_at = now
+        self._idle_is_due = False
         self._events: deque[Event] = deque()
         self._output: list[bytes] = []
         self.bytes_to_send = 0
@@ -149,7 +151,7 @@ class Connection:
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the transport. Never raises for what the peer did."""
         self._tick(now)
-        if self._closing.state is State.CLOSED:
+        if self._closing.state is State.CLOSED or not data:
             return
         self._last_in = self._now
         self._heartbeat.on_data(self._now)
@@ -163,7 +165,7 @@ class Connection:
         if self._closing.state is State.CLOSED:
             return
         self._error = self._error or error
-        if self._reading_paused:
+        if self._reading_paused and not self._eof_behind_data:
             # The transport broke while nobody read; what was not taken in by then is lost with it.
             self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
         else:
@@ -171,17 +173,18 @@ class Connection:
 
     def events(self) -> Iterator[Event]:
         """Yield what has happened since the last call; reading may be paused between two events."""
-        while (event := self.next_event()) is not None:
-            yield event
+        events = self._events
+        while True:
+            while events:
+                yield events.popleft()
+            if self._reading_paused and self._closing.state is State.OPEN:
+                return
+            if not self._process_one():
+                return
 
     def next_event(self) -> Event | None:
         """Return the next event, or None."""
-        while not self._events:
-            if self._reading_paused and self._closing.state is State.OPEN:
-                return None
-            if not self._process_one():
-                return None
-        return self._events.popleft()
+        return next(self.events(), None)
 
     # What the application does.
 
@@ -201,18 +204,21 @@ class Connection:
             self._send_fragment(opcode, payload, final)
         if final:
             self.stats.messages_sent += 1
-        self._touch()
+        self._message_at = self._now
 
     def ping(self, payload: bytes | None, now: float) -> bytes:
         """Send a ping of at most 125 bytes, four random ones for None, and return its payload.
 
-        Raises LocalProtocolError when the connection is not open or the payload is too long.
+        Raises LocalProtocolError when the connection is not open or the payload is too long, TypeError when it is
+        no bytes.
         """
         self._tick(now)
         if self._closing.state is not State.OPEN:
             raise LocalProtocolError(f"cannot ping in state {self._closing.state.name}; it must be OPEN")
         if payload is None:
             payload = self._random_bytes(4)
+        if not isinstance(payload, bytes):
+            raise TypeError(f"ping payload is of type {type(payload).__name__}; it must be bytes")
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise LocalProtocolError(f"ping payload of {len(payload)} bytes; at most {MAX_CONTROL_PAYLOAD} are allowed")
         self._heartbeat.on_ping_sent(payload, self._now)
@@ -240,7 +246,7 @@ class Connection:
         if self._reading_paused:
             self._reading_paused = False
             self._heartbeat.reading_resumed(self._now)
-            self._touch()
+            self._message_at = self._now
 
     def writing_paused(self, now: float) -> None:
         """Bytes are stuck in the adapter's buffer: pongs are held back, and no pong is waited for."""
@@ -276,14 +282,17 @@ class Connection:
 
     @property
     def next_timer(self) -> tuple[Timer, float] | None:
-        """Why and when the connection wants to be woken next, in seconds on the clock of `now`."""
+        """Why and when the connection wants to be woken next, in seconds on the clock of `now`; changes nothing."""
         if self._closing.state is State.CLOSED:
             return None
         upcoming = self._deadlines.next()
         if self._closing.state is State.OPEN:
             beat = self._heartbeat.next_timeout()
             if beat is not None and (upcoming is None or beat < upcoming[1]):
-                return Timer.HEARTBEAT, beat
+                upcoming = Timer.HEARTBEAT, beat
+            idle = None if self._idle_is_due else self._idle_at
+            if idle is not None and (upcoming is None or idle < upcoming[1]):
+                upcoming = Timer.IDLE, idle
         return upcoming
 
     def next_timeout(self) -> float | None:
@@ -303,13 +312,19 @@ class Connection:
             return
         if state is State.OPEN:
             self._beat()
+        idle_at = self._idle_at
+        if idle_at is not None and idle_at <= self._now and not self._idle_is_due:
+            # No verdict yet: a message may have arrived while we were away.
+            self._idle_is_due = True
+            self._deadlines.set(Timer.IDLE, idle_at)
         for timer in self._deadlines.handle_timeout(self._now):
             if timer is Timer.CLOSE:
                 self._act(Input.TIMEOUT)
-            elif self._reading_paused:
-                self._touch()  # what the application has not read may be the message we miss
             else:
-                self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
+                self._idle_is_due = False
+                idle_at = self._idle_at
+                if idle_at is not None and idle_at <= self._now:
+                    self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
 
     # What is.
 
@@ -329,9 +344,12 @@ class Connection:
         if now > self._now:
             self._now = now
 
-    def _touch(self) -> None:
-        if self._idle_timeout is not None and self._closing.state is State.OPEN:
-            self._deadlines.set(Timer.IDLE, self._now + self._idle_timeout)
+    @property
+    def _idle_at(self) -> float | None:
+        """When the application will have been silent for too long; what it has not read yet may be a message."""
+        if self._idle_timeout is None or self._reading_paused or self._closing.state is not State.OPEN:
+            return None
+        return self._message_at + self._idle_timeout
 
     @property
     def _can_read(self) -> bool:
@@ -363,7 +381,7 @@ class Connection:
                 self.stats.messages_discarded += frame.fin
                 return
             self.stats.messages_received += frame.fin
-            self._touch()
+            self._message_at = self._now
             self._events.append(Message(frame.payload, frame.size, frame.fin))
             return
         payload = frame.payload
@@ -464,7 +482,10 @@ class Connection:
                 f"a {opcode.name} fragment cannot go on a {self._sending.name} message; send its last fragment first"
             )
         self._sending = None if final else opcode
-        self.stats.compression.outbound.on_uncompressed(len(payload))
+        self._sent_size += len(payload)
+        if final:
+            self.stats.compression.outbound.on_uncompressed(self._sent_size)
+            self._sent_size = 0
         self._write(frame_opcode, payload, fin=final)
 
     def _write(self, opcode: Opcode, payload: bytes, *, fin: bool = True, compressed: bool = False) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from sys import maxsize
 from typing import NamedTuple
 
 from wsconnkit.protocol.http import ExtensionOffer
@@ -12,6 +13,7 @@ from wsconnkit.protocol.http import ExtensionOffer
 NAME = "permessage-deflate"
 _SYNC_TAIL = b"\x00\x00\xff\xff"
 _MAX_WINDOW_BITS = 15
+_MAX_PIECES = 32
 _WINDOW_BITS = ("8", "9", "10", "11", "12", "13", "14", "15")  # as they are written (RFC 7692, section 7.1.2)
 
 
@@ -68,19 +70,6 @@ class DeflateParams(NamedTuple):
     server_max_window_bits: int
     client_max_window_bits: int
 
-    def header(self) -> str:
-        """Return the value of the server's Sec-WebSocket-Extensions that says so."""
-        parts = [NAME]
-        if self.server_no_context_takeover:
-            parts.append("server_no_context_takeover")
-        if self.client_no_context_takeover:
-            parts.append("client_no_context_takeover")
-        if self.server_max_window_bits != _MAX_WINDOW_BITS:
-            parts.append(f"server_max_window_bits={self.server_max_window_bits}")
-        if self.client_max_window_bits != _MAX_WINDOW_BITS:
-            parts.append(f"client_max_window_bits={self.client_max_window_bits}")
-        return "; ".join(parts)
-
 
 class _Parameters(NamedTuple):
     server_no_context_takeover: bool
@@ -121,8 +110,8 @@ def client_offer(config: CompressionConfig) -> str:
     return "; ".join(parts)
 
 
-def server_accept(config: CompressionConfig, offers: Sequence[ExtensionOffer]) -> DeflateParams | None:
-    """Return what to agree on: the first of the client's offers that is valid; None where there is none."""
+def server_accept(config: CompressionConfig, offers: Sequence[ExtensionOffer]) -> tuple[DeflateParams, str] | None:
+    """Return what to agree on, from the first of the client's offers that is valid, and the header that says so."""
     for offer in offers:
         wanted = _parse(offer, value_optional=True) if offer.name == NAME else None
         if wanted is None:
@@ -131,12 +120,23 @@ def server_accept(config: CompressionConfig, offers: Sequence[ExtensionOffer]) -
         if wanted.client_max_window_bits is not None:
             # Only a client that names the parameter can be told to use a smaller window.
             client_bits = min(config.client_max_window_bits, wanted.client_max_window_bits or _MAX_WINDOW_BITS)
-        return DeflateParams(
+        params = DeflateParams(
             wanted.server_no_context_takeover or not config.server_context_takeover,
             wanted.client_no_context_takeover or not config.client_context_takeover,
             min(config.server_max_window_bits, wanted.server_max_window_bits or _MAX_WINDOW_BITS),
             client_bits,
         )
+        parts = [NAME]
+        if params.server_no_context_takeover:
+            parts.append("server_no_context_takeover")
+        if params.client_no_context_takeover:
+            parts.append("client_no_context_takeover")
+        # A client that asks for a window must find it in the answer, were it the largest (section 7.1.2.1).
+        if wanted.server_max_window_bits is not None or params.server_max_window_bits != _MAX_WINDOW_BITS:
+            parts.append(f"server_max_window_bits={params.server_max_window_bits}")
+        if params.client_max_window_bits != _MAX_WINDOW_BITS:
+            parts.append(f"client_max_window_bits={params.client_max_window_bits}")
+        return params, "; ".join(parts)
     return None
 
 
@@ -200,14 +200,13 @@ class Inflater:
     Memory beyond the window is held only within a message, and never more than the budget given.
     """
 
-    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_history", "_history_size")
+    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_history")
 
     def __init__(self, *, window_bits: int, context_takeover: bool) -> None:
         self._bits = window_bits
         self._context_takeover = context_takeover
         self._decompressor: zlib._Decompress | None = None
         self._history: list[bytes] = []
-        self._history_size = 0
 
     def inflate(self, data: bytes, budget: int) -> bytes:
         """Return what `data` inflates to, but at most `budget` + 1 bytes: one too many tells that it is too big.
@@ -215,7 +214,7 @@ class Inflater:
         Raises InflateError.
         """
         output: list[bytes] = []
-        room = budget + 1
+        room = min(budget, maxsize - 1) + 1
         while data and room > 0:
             decompressor = self._decompressor
             if decompressor is None:
@@ -243,16 +242,13 @@ class Inflater:
         if not self._context_takeover:
             self._decompressor = None
             self._history.clear()
-            self._history_size = 0
         return last
 
     def _remember(self, piece: bytes) -> None:
-        window = 1 << self._bits
-        piece = piece[-window:]
+        # A list of pieces spares a copy of the window for each; a long list would cost more than the window.
         self._history.append(piece)
-        self._history_size += len(piece)
-        while self._history_size - len(self._history[0]) >= window:
-            self._history_size -= len(self._history.pop(0))
+        if len(self._history) > _MAX_PIECES or len(piece) >= 1 << self._bits:
+            self._history = [self._window()]
 
     def _window(self) -> bytes:
         return b"".join(self._history)[-(1 << self._bits) :]

@@ -22,7 +22,7 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PingReceived:
-    """A ping arrived; its pong is already among the bytes to send."""
+    """A ping arrived; while the connection is open it is answered without further ado."""
 
     payload: bytes
 

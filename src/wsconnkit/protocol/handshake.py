@@ -7,7 +7,6 @@ A handshake is driven like a `Connection`: bytes and time in, `data_to_send()` a
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import json
 import os
@@ -56,9 +55,7 @@ class UpgradeRequest:
     @property
     def path(self) -> str:
         """The target's path, without the query, as the client wrote it."""
-        if self.target.startswith("/"):
-            return self.target.partition("?")[0]
-        return urlsplit(self.target).path or "/"  # the absolute form (RFC 9112, section 3.2.2)
+        return _path_of(self.target) or "/"
 
 
 def check_upgrade(method: str, target: str, http_version: str, headers: Headers) -> UpgradeRequest | Response:
@@ -68,6 +65,8 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
     """
     if method != "GET":
         return refusal(405, f"the method is {method}; a WebSocket opens with GET", {"Allow": "GET"})
+    if _path_of(target) is None:
+        return refusal(400, "the request target is no URI")
     if http_version < "1.1":
         return refusal(505, "a WebSocket needs HTTP/1.1")
     connection = [token.lower() for token in headers.tokens("Connection")]
@@ -82,7 +81,7 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
     if not _is_nonce(key):
         return refusal(400, "Sec-WebSocket-Key must be 16 bytes in base64")
     subprotocols = headers.tokens("Sec-WebSocket-Protocol")
-    if not all(is_token(name) for name in subprotocols) or len(set(subprotocols)) != len(subprotocols):
+    if not _are_distinct_tokens(subprotocols):
         return refusal(400, "Sec-WebSocket-Protocol must list distinct tokens")
     extensions = parse_extensions(headers.get("Sec-WebSocket-Extensions") or "")
     if extensions is None:
@@ -90,10 +89,24 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
     return UpgradeRequest(target, headers, key, tuple(subprotocols), tuple(extensions))
 
 
+def _path_of(target: str) -> str | None:
+    """Return the path of a request target, None where it is malformed."""
+    if target.startswith("/"):
+        return target.partition("?")[0]
+    try:
+        return urlsplit(target).path or "/"  # the absolute form (RFC 9112, section 3.2.2)
+    except ValueError:
+        return None
+
+
+def _are_distinct_tokens(names: Sequence[str]) -> bool:
+    return all(is_token(name) for name in names) and len(set(names)) == len(names)
+
+
 def _is_nonce(key: str) -> bool:
     try:
         return len(base64.b64decode(key.encode(), validate=True)) == 16
-    except (ValueError, binascii.Error):
+    except ValueError:
         return False
 
 
@@ -111,7 +124,7 @@ def agree(
 ) -> Agreement:
     """Return the answer to `request`; the first of our `subprotocols` that the client knows is chosen."""
     subprotocol = next((name for name in subprotocols if name in request.subprotocols), None)
-    deflate = server_accept(config.compression, request.extensions) if config.compression else None
+    accepted = server_accept(config.compression, request.extensions) if config.compression else None
     answer = [
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
@@ -119,9 +132,42 @@ def agree(
     ]
     if subprotocol is not None:
         answer.append(("Sec-WebSocket-Protocol", subprotocol))
-    if deflate is not None:
-        answer.append(("Sec-WebSocket-Extensions", deflate.header()))
-    return Agreement(Headers([*answer, *Headers(headers)]), subprotocol, deflate)
+    deflate = None
+    if accepted is not None:
+        deflate, extension = accepted
+        answer.append(("Sec-WebSocket-Extensions", extension))
+    extra = Headers(headers)
+    _check_extra(extra)
+    return Agreement(Headers([*answer, *extra]), subprotocol, deflate)
+
+
+_RESERVED = frozenset(
+    {
+        "connection",
+        "upgrade",
+        "sec-websocket-accept",
+        "sec-websocket-key",
+        "sec-websocket-version",
+        "sec-websocket-extensions",
+        "sec-websocket-protocol",
+        "content-length",
+        "transfer-encoding",
+    }
+)
+
+
+def _check_extra(headers: Headers) -> None:
+    for name, _ in headers:
+        if name.lower() in _RESERVED:
+            raise LocalProtocolError(f"the header {name!r} belongs to the handshake; it cannot be given")
+
+
+def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
+    try:
+        return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
+    except UnicodeEncodeError:
+        names = ", ".join(name for name, value in headers if not (name + value).isascii())
+        raise LocalProtocolError(f"headers hold characters beyond ISO 8859-1: {names}") from None
 
 
 class _Handshake:
@@ -133,7 +179,6 @@ class _Handshake:
         self._limits = config.handshake
         self._h11 = h11.Connection(h11.CLIENT if role is Role.CLIENT else h11.SERVER, self._limits.max_head)
         self._received = 0
-        self._now = now
         self._output: list[bytes] = []
         self._deadlines: Deadlines[str] = Deadlines()
         self._deadlines.set("handshake", now + self._limits.timeout)
@@ -170,7 +215,8 @@ class _Handshake:
 
     def _feed(self, data: bytes) -> None:
         self._received += len(data)
-        self._h11.receive_data(data)
+        if data:  # to h11 no bytes are the end
+            self._h11.receive_data(data)
 
     def _send(self, *events: h11.Event) -> None:
         for event in events:
@@ -179,14 +225,14 @@ class _Handshake:
     def _over_limits(self, headers: Sequence[tuple[bytes, bytes]], line: bytes) -> tuple[int, str] | None:
         """Return the status and the words for a head that is over a limit (RFC 6585, section 5)."""
         limits = self._limits
+        if self._received - len(self._h11.trailing_data[0]) > limits.max_head:
+            return 431, f"the head is longer than {limits.max_head} bytes"
         if len(line) > limits.max_line:
             return 414, f"the request target is longer than {limits.max_line} bytes"
         if len(headers) > limits.max_headers:
             return 431, f"there are more than {limits.max_headers} headers"
         if any(len(name) + len(value) > limits.max_line for name, value in headers):
             return 431, f"a header is longer than {limits.max_line} bytes"
-        if self._received - len(self._h11.trailing_data[0]) > limits.max_head:
-            return 431, f"the head is longer than {limits.max_head} bytes"
         return None
 
 
@@ -207,8 +253,10 @@ class ServerHandshake(_Handshake):
         subprotocols: Sequence[str] = (),
     ) -> None:
         super().__init__(Role.SERVER, config or ConnectionConfig(), now)
+        self._now = now
         self._path = path
         self._subprotocols = subprotocols
+        self._is_head = False
         self.request: UpgradeRequest | None = None
         """The client's request, once it is complete and valid."""
         self.rejected: Response | None = None
@@ -217,10 +265,13 @@ class ServerHandshake(_Handshake):
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the client; those behind its request wait for the connection. Never raises."""
         self._now = max(now, self._now)
-        if self.rejected is not None:
+        if self.rejected is not None or self.transport is Transport.ABORT:
             return  # read on only so that the refusal is not lost in a reset
         self._feed(data)
         if self.request is not None:
+            # "the client MUST wait for a response" (RFC 6455, section 4.1); a little haste is forgiven.
+            if self.agreement is None and len(self._h11.trailing_data[0]) > self._limits.max_head:
+                self._refuse(refusal(400, "too much was sent before the upgrade was accepted"))
             return
         try:
             event = self._h11.next_event()
@@ -235,33 +286,43 @@ class ServerHandshake(_Handshake):
         self.transport = Transport.ABORT
 
     def accept(self, headers: HeadersLike = ()) -> Agreement:
-        """Answer 101 with `headers` added. Raises LocalProtocolError when there is no request to accept."""
-        if self.request is None or self.rejected or self.agreement or self.transport is Transport.ABORT:
-            raise LocalProtocolError("there is no request to accept")
-        agreement = agree(self.request, self._config, subprotocols=self._subprotocols, headers=headers)
+        """Answer 101 with `headers` added.
+
+        Raises LocalProtocolError when there is no request to accept, or for headers that cannot be sent.
+        """
+        agreement = agree(self._pending(), self._config, subprotocols=self._subprotocols, headers=headers)
         try:
-            self._send(h11.InformationalResponse(status_code=101, headers=[*agreement.headers]))
+            response = h11.InformationalResponse(status_code=101, headers=_raw(agreement.headers))
         except h11.LocalProtocolError as wrong:
             raise LocalProtocolError(f"the response headers are not valid: {wrong}") from None
+        self._send(response)
         self.agreement = agreement
         return agreement
 
     def reject(self, response: Response) -> None:
-        """Answer with a complete `response`. Raises LocalProtocolError when there is no request to refuse."""
-        if self.request is None or self.rejected or self.agreement or self.transport is Transport.ABORT:
-            raise LocalProtocolError("there is no request to refuse")
+        """Answer with a complete `response`.
+
+        Raises LocalProtocolError when there is no request to refuse, or for a response that cannot be sent.
+        """
+        self._pending()
         self._refuse(response)
 
     def handle_timeout(self, now: float) -> None:
         """Refuse a client that is too slow, and drop one that does not go away."""
         self._now = max(now, self._now)
-        if self.agreement is None and self._deadlines.handle_timeout(self._now):
+        if self.transport is not Transport.ABORT and self._deadlines.handle_timeout(self._now):
             if self.rejected is None and self._received:
                 self._refuse(refusal(408, f"no complete request within {self._limits.timeout:g} s"))
             else:
                 self.transport = Transport.ABORT
 
+    def _pending(self) -> UpgradeRequest:
+        if self.request is None or self.rejected or self.agreement or self.transport is Transport.ABORT:
+            raise LocalProtocolError("there is no request to answer")
+        return self.request
+
     def _on_request(self, event: h11.Request) -> None:
+        self._is_head = event.method == b"HEAD"
         over = self._over_limits(event.headers.raw_items(), event.target)
         if over is not None:
             self._refuse(refusal(*over))
@@ -279,16 +340,21 @@ class ServerHandshake(_Handshake):
         else:
             self._h11.next_event()  # the end of a request without a body, before which h11 does not switch
             self.request = checked
+            self._deadlines.clear("handshake")  # from here on it is the application that takes its time
 
     def _refuse(self, response: Response) -> None:
-        self.rejected = response
-        headers = [*response.headers, ("Content-Length", str(len(response.body))), ("Connection", "close")]
+        has_body = response.status not in (204, 304)
+        if response.body and not has_body:
+            raise LocalProtocolError(f"a response with the status {response.status} has no body")
+        headers = [*_raw(response.headers), (b"Connection", b"close")]
+        if has_body:
+            headers.append((b"Content-Length", b"%d" % len(response.body)))
         try:
             head = h11.Response(status_code=response.status, headers=headers, reason=_phrase(response.status))
-            self._send(head, h11.Data(data=response.body), h11.EndOfMessage())
         except h11.LocalProtocolError as wrong:
-            self.rejected = None
             raise LocalProtocolError(f"the response is not valid: {wrong}") from None
+        self._send(head, h11.Data(data=b"" if self._is_head else response.body), h11.EndOfMessage())
+        self.rejected = response
         self.transport = Transport.SEND_EOF
         self._deadlines.set("handshake", self._now + self._config.close.timeout)
 
@@ -297,7 +363,8 @@ class ClientHandshake(_Handshake):
     """The client's side: the request is there to send at once; then `agreement` or `error` will be set.
 
     subprotocols: those we would speak, the preferred first.
-    headers: added to the request; those of the handshake itself cannot be given (ValueError).
+    headers: added to the request.
+    Raises LocalProtocolError for headers or subprotocols that cannot be sent.
     """
 
     def __init__(
@@ -318,9 +385,9 @@ class ClientHandshake(_Handshake):
         self._refused: h11.Response | None = None
         self._body = b""
         extra = Headers(headers)
-        for name, _ in extra:
-            if name.lower() in _RESERVED:
-                raise ValueError(f"the header {name!r} belongs to the handshake; it cannot be given")
+        _check_extra(extra)
+        if not _are_distinct_tokens(self._subprotocols):
+            raise LocalProtocolError(f"the subprotocols are {self._subprotocols!r}; they must be distinct tokens")
         request = [
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
@@ -338,35 +405,36 @@ class ClientHandshake(_Handshake):
             request.append(("Sec-WebSocket-Extensions", client_offer(self._config.compression)))
         headers = Headers([*request, *extra])
         try:
-            self._send(h11.Request(method="GET", target=uri.resource, headers=[*headers]), h11.EndOfMessage())
+            head = h11.Request(method="GET", target=uri.resource, headers=_raw(headers))
         except h11.LocalProtocolError as wrong:
-            raise ValueError(f"the request headers are not valid: {wrong}") from None
+            raise LocalProtocolError(f"the request headers are not valid: {wrong}") from None
+        self._send(head, h11.EndOfMessage())
         offers = parse_extensions(headers.get("Sec-WebSocket-Extensions") or "") or ()
         self.request = UpgradeRequest(uri.resource, headers, self._key, self._subprotocols, tuple(offers))
         """The request that is sent."""
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the server; those behind its response belong to the connection. Never raises."""
-        self._now = max(now, self._now)
-        if self.error is None and self.agreement is None:
+        if self.error is None:
             self._feed(data)
             self._read()
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
         """The transport has ended, before the handshake has."""
-        self._now = max(now, self._now)
-        if self.error is None and self.agreement is None:
-            if error is None:
-                self._h11.receive_data(b"")
-                self._read()
-            if self.error is None:
-                self._fail(InvalidHandshake(f"the connection ended during the opening handshake: {error or 'EOF'}"))
+        if self.error is not None or self.agreement is not None:
+            return
+        if self._refused is not None:
+            self._fail_refused()
+        else:
+            self._fail(InvalidHandshake(f"the connection ended during the opening handshake: {error or 'EOF'}"))
 
     def handle_timeout(self, now: float) -> None:
         """Fail when the server is too slow."""
-        self._now = max(now, self._now)
-        if self.agreement is None and self.error is None and self._deadlines.handle_timeout(self._now):
-            self._fail(TimeoutError(f"no complete response within {self._limits.timeout:g} s"))
+        if self.agreement is None and self.error is None and self._deadlines.handle_timeout(now):
+            if self._refused is not None:
+                self._fail_refused()
+            else:
+                self._fail(TimeoutError(f"no complete response within {self._limits.timeout:g} s"))
 
     def _read(self) -> None:
         try:
@@ -375,6 +443,9 @@ class ClientHandshake(_Handshake):
                 if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
                     self._on_switch(event)
                 elif isinstance(event, h11.Response):
+                    over = self._over_limits(event.headers.raw_items(), b"")
+                    if over is not None:
+                        self._fail(InvalidHandshake(f"the server's response breaks a limit: {over[1]}"))
                     self._refused = event
                 elif isinstance(event, h11.Data):
                     self._body += event.data
@@ -430,20 +501,6 @@ class ClientHandshake(_Handshake):
         if subprotocol is not None and subprotocol not in self._subprotocols:
             return f"it chose the subprotocol {subprotocol!r}, which was not offered"
         return None
-
-
-_RESERVED = frozenset(
-    {
-        "connection",
-        "upgrade",
-        "sec-websocket-key",
-        "sec-websocket-version",
-        "sec-websocket-extensions",
-        "sec-websocket-protocol",
-        "content-length",
-        "transfer-encoding",
-    }
-)
 
 
 def _phrase(status: int) -> str:

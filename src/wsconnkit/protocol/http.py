@@ -67,8 +67,6 @@ def parse_extensions(value: str) -> list[ExtensionOffer] | None:
     position = 0
     while position < len(value):
         if separator := _SEPARATOR.match(value, position):  # an empty list item
-            if separator.end() == position:
-                break
             position = separator.end()
             continue
         name = _ITEM.match(value, position)

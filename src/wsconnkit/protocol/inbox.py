@@ -57,8 +57,10 @@ class Inbox:
                 return None
         if not self._messages:
             return None
-        first = self._take()
+        first = self._frames.popleft()
+        self._bytes -= first.size
         if first.final:
+            self._messages -= 1
             return first.data
         parts = [first]
         while not parts[-1].final:

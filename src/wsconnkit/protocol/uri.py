@@ -28,25 +28,26 @@ class URI(NamedTuple):
 
 def parse_uri(uri: str) -> URI:
     """Parse a URI such as `wss://user:password@example.org:8443/path?query`. Raises InvalidURI."""
+    # The URI itself is not quoted in errors: a password, or a token in the query, must not reach a log.
     try:
         parts = urlsplit(uri)
         port = parts.port
         host = parts.hostname
         if host and not host.isascii():
             host = host.encode("idna").decode()
-    except ValueError as error:
-        raise InvalidURI(f"{_without_secrets(uri)!r} is no valid URI: {error}") from None
+        # What HTTP does not allow in a request target travels as UTF-8, percent-encoded.
+        resource = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        if parts.query:
+            resource += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
+    except ValueError:
+        raise InvalidURI("the URI cannot be parsed; write ws://host:port/path, and %-encode what is special") from None
     if parts.scheme not in ("ws", "wss"):
-        raise InvalidURI(f"{_without_secrets(uri)!r} has the scheme {parts.scheme!r}; it must be ws or wss")
+        raise InvalidURI("the URI has another scheme than ws and wss; write ws://host:port/path")
     if not host:
-        raise InvalidURI(f"{_without_secrets(uri)!r} names no host")
+        raise InvalidURI("the URI names no host; write ws://host:port/path")
     if "#" in uri:
-        raise InvalidURI(f"{_without_secrets(uri)!r} has a fragment; write a '#' in a path or query as %23")
+        raise InvalidURI("the URI has a fragment; write a '#' in a path or query as %23")
     secure = parts.scheme == "wss"
-    # Bytes that HTTP does not allow in a request target travel as UTF-8, percent-encoded.
-    resource = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
-    if parts.query:
-        resource += "?" + quote(parts.query, safe="/%:@!$&'()*+,;=~-._?[]")
     return URI(
         secure,
         host,
@@ -55,9 +56,3 @@ def parse_uri(uri: str) -> URI:
         None if parts.username is None else unquote(parts.username),
         None if parts.password is None else unquote(parts.password),
     )
-
-
-def _without_secrets(uri: str) -> str:
-    # A password or a token in a query must not reach a log.
-    head, _, tail = uri.partition("://")
-    return f"{head}://{tail.rpartition('@')[2].partition('?')[0]}" if tail else head.partition("?")[0]

@@ -1,0 +1,722 @@
+from __future__ import annotations
+
+import itertools
+import sys
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsconnkit.protocol.deflate import (
+    CompressionConfig,
+    DeflateParams,
+    Deflater,
+    InflateError,
+    Inflater,
+    client_accept,
+    client_offer,
+    server_accept,
+)
+from wsconnkit.protocol.http import ExtensionOffer, parse_extensions
+
+TAKEOVER = CompressionConfig(server_context_takeover=True, client_context_takeover=True)
+NO_TAKEOVER = CompressionConfig()
+UNLIMITED = 1 << 30
+SYNC_TAIL = b"\x00\x00\xff\xff"
+
+BITS = st.integers(9, 15)
+CONFIGS = st.builds(
+    CompressionConfig,
+    level=st.integers(1, 9),
+    memory_level=st.integers(1, 9),
+    threshold=st.just(0),
+    server_max_window_bits=BITS,
+    client_max_window_bits=BITS,
+    server_context_takeover=st.booleans(),
+    client_context_takeover=st.booleans(),
+)
+# Repetitions near and far, so that windows matter, and noise that does not compress.
+MESSAGES = st.lists(
+    st.lists(
+        st.sampled_from([b"Hello", b"\x00" * 300, bytes(range(256)), b"{}"]) | st.binary(max_size=20), max_size=8
+    ).map(b"".join),
+    min_size=1,
+    max_size=4,
+)
+
+
+def offers(value: str) -> list[ExtensionOffer]:
+    parsed = parse_extensions(value)
+    assert parsed is not None
+    return parsed
+
+
+def accepted(value: str, config: CompressionConfig = TAKEOVER) -> str | None:
+    params = server_accept(config, offers(value))
+    return None if params is None else params.header()
+
+
+def inflated(inflater: Inflater, payload: bytes, budget: int = UNLIMITED) -> bytes:
+    return inflater.inflate(payload, budget) + inflater.finish(budget)
+
+
+def deflated(message: bytes, bits: int = 15) -> bytes:
+    """Compress as a peer that is not ours does."""
+    compressor = zlib.compressobj(wbits=-bits)
+    return (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+
+
+def held_by(make: Callable[[], object]) -> int:
+    """Return the bytes that what `make` returns keeps alive."""
+    make()  # what is allocated once and for all
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        kept = make()
+        size = tracemalloc.get_traced_memory()[0] - before
+        del kept
+        return size
+    finally:
+        tracemalloc.stop()
+
+
+# Settings.
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high"),
+    [
+        ("level", 1, 9),
+        ("memory_level", 1, 9),
+        ("server_max_window_bits", 9, 15),
+        ("client_max_window_bits", 9, 15),
+    ],
+)
+def test_settings_are_taken_inside_their_range_and_refused_outside(name: str, low: int, high: int) -> None:
+    make: Any = CompressionConfig
+    for value in (low, high):
+        assert getattr(make(**{name: value}), name) == value
+    for wrong in (low - 1, high + 1, float(low), str(low), None):
+        with pytest.raises(ValueError, match=f"{name} is {wrong!r}; it must be an integer, {low} to {high}"):
+            make(**{name: wrong})
+
+
+def test_a_threshold_has_no_upper_end() -> None:
+    assert CompressionConfig(threshold=10**12).threshold == 10**12
+    with pytest.raises(ValueError, match="threshold is -1; it must be an integer, 0 or more"):
+        CompressionConfig(threshold=-1)
+
+
+def test_presets() -> None:
+    assert (CompressionConfig.high().level, CompressionConfig.high().threshold) == (9, 512)
+    assert (CompressionConfig.fast().level, CompressionConfig.fast().threshold) == (1, 2048)
+
+
+# Negotiation.
+
+
+@pytest.mark.parametrize(
+    ("offer", "answer"),
+    [
+        # RFC 7692, section 7.1.3: "the simplest" one, then one with a fallback, with and without support for it.
+        ("permessage-deflate", "permessage-deflate"),
+        (
+            "permessage-deflate; client_max_window_bits; server_max_window_bits=10",
+            "permessage-deflate; server_max_window_bits=10",
+        ),
+        (
+            "permessage-deflate; client_max_window_bits; server_max_window_bits=10, "
+            "permessage-deflate; client_max_window_bits",
+            "permessage-deflate; server_max_window_bits=10",
+        ),
+        # Section 7.1.1.
+        ("permessage-deflate; server_no_context_takeover", "permessage-deflate; server_no_context_takeover"),
+        ("permessage-deflate; client_no_context_takeover", "permessage-deflate; client_no_context_takeover"),
+        (
+            "permessage-deflate; client_no_context_takeover; server_no_context_takeover",
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        ),
+        # Section 7.1.2.
+        ("permessage-deflate; client_max_window_bits=10", "permessage-deflate; client_max_window_bits=10"),
+        ('permessage-deflate; client_max_window_bits="10"', "permessage-deflate; client_max_window_bits=10"),
+        ("permessage-deflate; client_max_window_bits", "permessage-deflate"),
+        ("permessage-deflate; server_max_window_bits=8", "permessage-deflate; server_max_window_bits=8"),
+        ("permessage-deflate; client_max_window_bits=8", "permessage-deflate; client_max_window_bits=8"),
+        ("unknown, permessage-deflate", "permessage-deflate"),
+    ],
+)
+def test_server_accepts(offer: str, answer: str) -> None:
+    assert accepted(offer) == answer
+
+
+def test_server_names_the_servers_window_whenever_the_offer_does() -> None:
+    # "A server accepts an extension negotiation offer with this parameter by including the parameter in the
+    # response" (RFC 7692, section 7.1.2.1): some clients fail the handshake where a 15 is left out.
+    answer = accepted("permessage-deflate; server_max_window_bits=15")
+    assert answer is not None
+    assert "server_max_window_bits=15" in answer
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        "unknown",
+        "unknown=1",
+        "server_no_context_takeover=1",
+        "client_no_context_takeover=true",
+        "server_no_context_takeover; server_no_context_takeover",
+        "client_no_context_takeover; client_no_context_takeover",
+        "client_max_window_bits; client_max_window_bits=10",
+        "server_max_window_bits=10; server_max_window_bits=10",
+        "server_max_window_bits",
+        "server_max_window_bits=7",
+        "server_max_window_bits=16",
+        "server_max_window_bits=010",
+        "server_max_window_bits=+9",
+        "server_max_window_bits=-9",
+        "server_max_window_bits=9.0",
+        "server_max_window_bits=1_0",
+        "server_max_window_bits=x",
+        "client_max_window_bits=7",
+        "client_max_window_bits=16",
+        "client_max_window_bits=08",
+        "client_max_window_bits=x",
+        "SERVER_NO_CONTEXT_TAKEOVER=1",
+    ],
+)
+def test_server_declines_an_offer_with_bad_parameters_and_tries_the_next(parameters: str) -> None:
+    bad = f"permessage-deflate; {parameters}"
+    assert accepted(bad) is None
+    assert accepted(f"{bad}, {bad}") is None
+    assert accepted(f"{bad}; server_no_context_takeover, permessage-deflate") == "permessage-deflate"
+
+
+def test_server_declines_extensions_it_does_not_know() -> None:
+    assert accepted("") is None
+    assert accepted("permessage-bzip2, x-webkit-deflate-frame") is None
+    assert accepted("Permessage-Deflate") is None  # tokens are compared as they are
+
+
+@settings(deadline=None, max_examples=150)
+@given(
+    CONFIGS,
+    st.lists(
+        st.builds(
+            ExtensionOffer,
+            st.sampled_from(["permessage-deflate", "permessage-deflate", "other"]),
+            st.lists(
+                st.tuples(
+                    st.sampled_from(
+                        [
+                            "server_no_context_takeover",
+                            "client_no_context_takeover",
+                            "server_max_window_bits",
+                            "client_max_window_bits",
+                            "unknown",
+                        ]
+                    ),
+                    st.sampled_from([None, None, "8", "10", "15", "16", "x"]),
+                ),
+                max_size=3,
+            ).map(lambda pairs: (*pairs,)),
+        ),
+        max_size=4,
+    ),
+)
+def test_offers_never_leak_into_each_other(config: CompressionConfig, several: list[ExtensionOffer]) -> None:
+    alone = [server_accept(config, [offer]) for offer in several]
+    expected = next((params for params in alone if params is not None), None)
+    assert server_accept(config, several) == expected
+
+
+def test_server_insists_on_its_own_settings() -> None:
+    config = CompressionConfig(server_max_window_bits=11, client_max_window_bits=12)
+    assert server_accept(config, offers("permessage-deflate; client_max_window_bits")) == (True, True, 11, 12)
+    assert server_accept(config, offers("permessage-deflate; client_max_window_bits=10")) == (True, True, 11, 10)
+    smaller = offers("permessage-deflate; client_max_window_bits=15; server_max_window_bits=9")
+    assert server_accept(config, smaller) == (True, True, 9, 12)
+
+
+def test_server_does_not_limit_the_window_of_a_client_that_did_not_say_it_can() -> None:
+    # "If a received offer doesn't have the parameter, the response to it must not" (RFC 7692, section 7.1.2.2).
+    params = server_accept(CompressionConfig(client_max_window_bits=9), offers("permessage-deflate"))
+    assert params is not None
+    assert params.client_max_window_bits == 15
+    assert "client_max_window_bits" not in params.header()
+
+
+@pytest.mark.parametrize(
+    ("config", "offer"),
+    [
+        (TAKEOVER, "permessage-deflate; client_max_window_bits"),
+        (
+            NO_TAKEOVER,
+            "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits",
+        ),
+        (
+            CompressionConfig(server_max_window_bits=9, client_max_window_bits=10, server_context_takeover=True),
+            "permessage-deflate; client_no_context_takeover; server_max_window_bits=9; client_max_window_bits=10",
+        ),
+    ],
+)
+def test_client_offers_what_is_configured(config: CompressionConfig, offer: str) -> None:
+    assert client_offer(config) == offer
+
+
+@pytest.mark.parametrize(
+    ("config", "answer", "params"),
+    [
+        (TAKEOVER, "permessage-deflate", DeflateParams(False, False, 15, 15)),
+        # A server may ask for less than was offered, unasked (RFC 7692, sections 7.1.1.2 and 7.1.2).
+        (
+            TAKEOVER,
+            "permessage-deflate; client_no_context_takeover; client_max_window_bits=9; server_max_window_bits=8",
+            DeflateParams(False, True, 8, 9),
+        ),
+        (TAKEOVER, "permessage-deflate; server_no_context_takeover", DeflateParams(True, False, 15, 15)),
+        (NO_TAKEOVER, "permessage-deflate; server_no_context_takeover", DeflateParams(True, True, 15, 15)),
+        (
+            CompressionConfig(client_max_window_bits=10, server_max_window_bits=10),
+            "permessage-deflate; server_no_context_takeover; server_max_window_bits=10",
+            DeflateParams(True, True, 10, 10),
+        ),
+        # A window larger than ours is the server's to hold; ours stays as it is configured.
+        (
+            CompressionConfig(client_max_window_bits=10),
+            "permessage-deflate; server_no_context_takeover; client_max_window_bits=12",
+            DeflateParams(True, True, 15, 10),
+        ),
+    ],
+)
+def test_client_accepts(config: CompressionConfig, answer: str, params: DeflateParams) -> None:
+    assert client_accept(config, *offers(answer)) == params
+
+
+@pytest.mark.parametrize(
+    ("config", "answer"),
+    [
+        (TAKEOVER, "permessage-bzip2"),
+        (TAKEOVER, "permessage-deflate; unknown"),
+        (TAKEOVER, "permessage-deflate; client_max_window_bits"),  # in an answer it has a value
+        (TAKEOVER, "permessage-deflate; server_max_window_bits"),
+        (TAKEOVER, "permessage-deflate; server_max_window_bits=16"),
+        (TAKEOVER, "permessage-deflate; server_no_context_takeover=1"),
+        (TAKEOVER, "permessage-deflate; server_no_context_takeover; server_no_context_takeover"),
+        (NO_TAKEOVER, "permessage-deflate"),  # it must do without context takeover, and does not say so
+        (NO_TAKEOVER, "permessage-deflate; client_no_context_takeover"),
+        (CompressionConfig(server_max_window_bits=10, server_context_takeover=True), "permessage-deflate"),
+        (
+            CompressionConfig(server_max_window_bits=10, server_context_takeover=True),
+            "permessage-deflate; server_max_window_bits=11",
+        ),
+    ],
+)
+def test_client_rejects_what_it_did_not_offer(config: CompressionConfig, answer: str) -> None:
+    assert client_accept(config, *offers(answer)) is None
+
+
+@settings(deadline=None, max_examples=150)
+@given(CONFIGS, CONFIGS)
+def test_both_sides_understand_the_same_whatever_their_settings(
+    client: CompressionConfig, server: CompressionConfig
+) -> None:
+    agreed = server_accept(server, offers(client_offer(client)))
+    assert agreed is not None
+    assert client_accept(client, *offers(agreed.header())) == agreed
+    assert agreed.server_max_window_bits == min(client.server_max_window_bits, server.server_max_window_bits)
+    assert agreed.client_max_window_bits == min(client.client_max_window_bits, server.client_max_window_bits)
+    assert agreed.server_no_context_takeover == (
+        not (client.server_context_takeover and server.server_context_takeover)
+    )
+    assert agreed.client_no_context_takeover == (
+        not (client.client_context_takeover and server.client_context_takeover)
+    )
+
+
+# Compressing.
+
+
+def test_wants_messages_from_the_threshold_on() -> None:
+    deflater = Deflater(CompressionConfig(threshold=10), window_bits=15, context_takeover=False)
+    assert [deflater.wants(size) for size in (0, 9, 10, 11)] == [False, False, True, True]
+
+
+def test_wants_nothing_with_a_window_that_zlib_cannot_compress_with() -> None:
+    deflater = Deflater(CompressionConfig(threshold=0), window_bits=8, context_takeover=True)
+    assert not any(deflater.wants(size) for size in (0, 1, 10**6))
+    with pytest.raises(ValueError, match="Invalid initialization option"):
+        zlib.compressobj(wbits=-8)  # if this works one day, so can we
+
+
+def test_a_message_that_does_not_shrink_is_sent_as_it_is_where_no_context_is_kept() -> None:
+    noise = bytes(range(256))
+    deflater = Deflater(NO_TAKEOVER, window_bits=15, context_takeover=False)
+    assert deflater.compress(noise) is None
+    assert deflater.compress(b"") is None
+    assert deflater.compress(b"a" * 100) is not None
+
+
+def test_a_message_that_does_not_shrink_is_still_compressed_into_a_kept_context() -> None:
+    # The compressor may refer back to it later, so the peer must have seen it.
+    noise = bytes(range(256))
+    deflater = Deflater(TAKEOVER, window_bits=15, context_takeover=True)
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    first, second = deflater.compress(noise), deflater.compress(noise)
+    assert first is not None
+    assert second is not None
+    assert len(second) < len(noise) // 8 < len(first)
+    assert [inflated(inflater, first), inflated(inflater, second)] == [noise, noise]
+
+
+def test_a_deflater_without_context_gives_the_same_for_the_same() -> None:
+    deflater = Deflater(NO_TAKEOVER, window_bits=15, context_takeover=False)
+    assert deflater.compress(b"Hello" * 10) == deflater.compress(b"Hello" * 10)
+
+
+def test_levels_and_memory_levels_reach_zlib() -> None:
+    message = b"".join(b"%d %d;" % (i, i * i % 251) for i in range(3000))
+
+    def size(config: CompressionConfig) -> int:
+        payload = Deflater(config, window_bits=15, context_takeover=False).compress(message)
+        assert payload is not None
+        return len(payload)
+
+    assert size(CompressionConfig(level=9)) < size(CompressionConfig(level=1))
+    assert size(CompressionConfig(memory_level=9)) < size(CompressionConfig(memory_level=1))
+
+
+# There and back.
+
+
+@pytest.mark.parametrize("context_takeover", [False, True])
+@pytest.mark.parametrize("bits", range(9, 16))
+def test_every_combination_of_settings_goes_there_and_back(bits: int, context_takeover: bool) -> None:
+    messages = [b"Hello" * 60, b"", bytes(range(256)) * 6, b"Hello" * 60]
+    for level, memory_level in itertools.product(range(1, 10), repeat=2):
+        config = CompressionConfig(level=level, memory_level=memory_level)
+        deflater = Deflater(config, window_bits=bits, context_takeover=context_takeover)
+        inflater = Inflater(window_bits=bits, context_takeover=context_takeover)
+        for message in messages:
+            payload = deflater.compress(message)
+            if payload is None:
+                assert not context_takeover
+                assert len(deflated(message, bits)) + 16 > len(message)  # it hardly shrinks at any setting
+            else:
+                assert inflated(inflater, payload, len(message)) == message
+
+
+@settings(deadline=None, max_examples=150)
+@given(CONFIGS, BITS, st.booleans(), MESSAGES, st.data())
+def test_chunking_is_invisible(
+    config: CompressionConfig, bits: int, context_takeover: bool, messages: list[bytes], data: st.DataObject
+) -> None:
+    deflater = Deflater(config, window_bits=bits, context_takeover=context_takeover)
+    inflater = Inflater(window_bits=bits, context_takeover=context_takeover)
+    for message in messages:
+        payload = deflater.compress(message)
+        if payload is None:
+            continue
+        cuts = sorted(data.draw(st.lists(st.integers(0, len(payload)), max_size=5)))
+        output = b""
+        for start, end in itertools.pairwise([0, *cuts, len(payload)]):
+            output += inflater.inflate(payload[start:end], len(message) - len(output))
+        assert output + inflater.finish(len(message) - len(output)) == message
+
+
+@settings(deadline=None, max_examples=60)
+@given(CONFIGS, BITS, st.booleans(), MESSAGES)
+def test_what_we_compress_plain_zlib_can_read(
+    config: CompressionConfig, bits: int, context_takeover: bool, messages: list[bytes]
+) -> None:
+    deflater = Deflater(config, window_bits=bits, context_takeover=context_takeover)
+    decompressor = zlib.decompressobj(-bits)
+    for message in messages:
+        payload = deflater.compress(message)
+        if payload is not None:
+            assert decompressor.decompress(payload + SYNC_TAIL) == message
+        if not context_takeover:
+            decompressor = zlib.decompressobj(-bits)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(1, 9),
+    st.integers(1, 9),
+    BITS,
+    st.booleans(),
+    MESSAGES,
+    st.sampled_from([zlib.Z_SYNC_FLUSH, zlib.Z_FULL_FLUSH]),
+    st.sampled_from([zlib.Z_DEFAULT_STRATEGY, zlib.Z_HUFFMAN_ONLY, zlib.Z_FIXED, zlib.Z_RLE]),
+)
+def test_what_plain_zlib_compresses_we_can_read(
+    level: int, memory_level: int, bits: int, context_takeover: bool, messages: list[bytes], flush: int, strategy: int
+) -> None:
+    inflater = Inflater(window_bits=bits, context_takeover=context_takeover)
+    compressor = None
+    for message in messages:
+        if compressor is None or not context_takeover:
+            compressor = zlib.compressobj(level, zlib.DEFLATED, -bits, memory_level, strategy)
+        payload = (compressor.compress(message) + compressor.flush(flush)).removesuffix(SYNC_TAIL)
+        assert inflated(inflater, payload) == message
+
+
+@pytest.mark.parametrize("context_takeover", [False, True])
+def test_window_bits_8_are_read(context_takeover: bool) -> None:
+    # zlib with 9 bits never refers back further than 250 bytes, which a window of 256 holds.
+    message = bytes(range(256)) * 4 + b"Hello" * 200
+    compressor = zlib.compressobj(wbits=-9)
+    inflater = Inflater(window_bits=8, context_takeover=context_takeover)
+    for _ in range(3):
+        payload = (compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        assert inflated(inflater, payload) == message
+        if not context_takeover:
+            compressor = zlib.compressobj(wbits=-9)
+
+
+# Examples of RFC 7692, section 7.2.3.
+
+
+@pytest.mark.parametrize("context_takeover", [False, True])
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "f2 48 cd c9 c9 07 00",
+        "00 05 00 fa ff 48 65 6c 6c 6f 00",
+        "f3 48 cd c9 c9 07 00 00",
+        "f3 48 cd c9 c9 07 00",  # section 7.2.3.4 without the octet that should follow
+        "f2 48 05 00 00 00 ff ff ca c9 c9 07 00",
+    ],
+)
+def test_reads_the_examples_of_the_rfc_and_the_message_after_them(payload: str, context_takeover: bool) -> None:
+    inflater = Inflater(window_bits=15, context_takeover=context_takeover)
+    for _ in range(2):
+        assert inflated(inflater, bytes.fromhex(payload)) == b"Hello"
+    assert inflated(inflater, deflated(b"and on")) == b"and on"
+
+
+def test_reads_the_rfc_example_of_a_shared_window() -> None:
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    assert inflated(inflater, bytes.fromhex("f2 48 cd c9 c9 07 00")) == b"Hello"
+    assert inflated(inflater, bytes.fromhex("f2 00 11 00 00")) == b"Hello"
+
+
+def test_reads_the_rfc_example_of_an_empty_message() -> None:
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    assert inflated(inflater, b"\x00") == b""
+    assert inflated(inflater, deflated(b"next")) == b"next"
+
+
+@pytest.mark.parametrize("payload", ["f3 48 cd c9 c9 07 00 00", "f3 48 cd c9 c9 07 00"])
+@pytest.mark.parametrize("bits", [9, 15])
+def test_with_takeover_the_window_reaches_behind_a_final_block(payload: str, bits: int) -> None:
+    compressor = zlib.compressobj(wbits=-bits, zdict=b"Hello")
+    second = (compressor.compress(b"Hello, Hello") + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    with pytest.raises(zlib.error, match="invalid distance"):
+        zlib.decompress(second, wbits=-bits)  # it does refer back
+    for chunk in (1, 100):
+        inflater = Inflater(window_bits=bits, context_takeover=True)
+        assert inflated(inflater, bytes.fromhex(payload)) == b"Hello"
+        output = b"".join(inflater.inflate(second[at : at + chunk], 100) for at in range(0, len(second), chunk))
+        assert output + inflater.finish(100) == b"Hello, Hello"
+
+
+def test_without_takeover_the_window_ends_with_the_message_even_behind_a_final_block() -> None:
+    compressor = zlib.compressobj(wbits=-15, zdict=b"Hello")
+    second = (compressor.compress(b"Hello, Hello") + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
+    inflater = Inflater(window_bits=15, context_takeover=False)
+    assert inflated(inflater, bytes.fromhex("f3 48 cd c9 c9 07 00 00")) == b"Hello"
+    with pytest.raises(InflateError):
+        inflated(inflater, second)
+
+
+@pytest.mark.parametrize("bits", [9, 15])
+@settings(deadline=None, max_examples=60)
+@given(
+    parts=st.lists(st.tuples(MESSAGES.map(b"".join), st.booleans()), min_size=1, max_size=6), chunk=st.integers(1, 50)
+)
+def test_final_blocks_anywhere_in_a_message_are_invisible(
+    parts: list[tuple[bytes, bool]], chunk: int, bits: int
+) -> None:
+    # A compressor that ends its stream goes on with a new one whose window is what was sent before.
+    payload = sent = b""
+    for part, final in parts:
+        compressor = zlib.compressobj(wbits=-bits, zdict=sent[-(1 << bits) :])
+        payload += compressor.compress(part) + compressor.flush(zlib.Z_FINISH if final else zlib.Z_SYNC_FLUSH)
+        if not final:
+            # The stream goes on: end it with an empty final block, so that the next part can start one.
+            payload += b"\x03\x00"
+        sent += part
+    inflater = Inflater(window_bits=bits, context_takeover=True)
+    output = b"".join(inflater.inflate(payload[at : at + chunk], UNLIMITED) for at in range(0, len(payload), chunk))
+    assert output + inflater.finish(UNLIMITED) == sent
+
+
+# The budget.
+
+
+@pytest.fixture(scope="module")
+def bomb() -> bytes:
+    """64 KiB that inflate to 64 MiB."""
+    compressor = zlib.compressobj(9, wbits=-15)
+    zeros = bytes(1 << 20)
+    pieces = [compressor.compress(zeros) for _ in range(64)]
+    payload = b"".join([*pieces, compressor.flush(zlib.Z_SYNC_FLUSH)])[:-4]
+    assert len(payload) < 66 * 1024
+    return payload
+
+
+@pytest.mark.parametrize("context_takeover", [False, True])
+@pytest.mark.parametrize("budget", [0, 1, 1000, 1 << 20])
+def test_output_ends_one_byte_over_the_budget(bomb: bytes, budget: int, context_takeover: bool) -> None:
+    inflater = Inflater(window_bits=15, context_takeover=context_takeover)
+    assert len(inflater.inflate(bomb, budget)) == budget + 1
+
+
+def test_a_bomb_takes_no_more_memory_than_the_budget_asks_for(bomb: bytes) -> None:
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        output = inflater.inflate(bomb, 1 << 20)
+        peak = tracemalloc.get_traced_memory()[1] - before
+    finally:
+        tracemalloc.stop()
+    assert len(output) == (1 << 20) + 1
+    assert peak < 4 << 20
+
+
+@pytest.mark.parametrize("budget", [9, 10, 11])
+def test_a_message_as_long_as_the_budget_is_whole(budget: int) -> None:
+    message = b"0123456789"
+    output = inflated(Inflater(window_bits=15, context_takeover=False), deflated(message), budget)
+    assert output == message[: budget + 1]
+
+
+def test_the_budget_holds_for_what_the_tail_brings_out() -> None:
+    # A stored block whose last bytes are the tail that finish() adds.
+    payload = b"\x00\x04\x00\xfb\xff"
+    inflater = Inflater(window_bits=15, context_takeover=False)
+    assert inflater.inflate(payload, 2) == b""
+    assert inflater.finish(2) == SYNC_TAIL[:3]
+
+
+def test_a_budget_as_large_as_a_number_of_bytes_can_be_is_no_limit() -> None:
+    # This is what FrameSize.remaining gives where max_message_size is None.
+    assert inflated(Inflater(window_bits=15, context_takeover=False), deflated(b"Hello"), sys.maxsize) == b"Hello"
+
+
+@settings(deadline=None, max_examples=200)
+@given(
+    st.lists(st.binary(max_size=40) | st.binary(max_size=10).map(lambda data: deflated(data * 20)), max_size=4),
+    st.integers(0, 100),
+    st.sampled_from([8, 9, 15]),
+    st.booleans(),
+)
+def test_arbitrary_bytes_inflate_within_the_budget_or_are_corrupt(
+    chunks: list[bytes], budget: int, bits: int, context_takeover: bool
+) -> None:
+    inflater = Inflater(window_bits=bits, context_takeover=context_takeover)
+    total = 0
+    try:
+        for chunk in chunks:
+            total += len(inflater.inflate(chunk, budget - total))
+            if total > budget:
+                break
+        else:
+            total += len(inflater.finish(budget - total))
+    except InflateError:
+        return
+    assert total <= budget + 1
+
+
+# Corrupt data.
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"\xff\xff\xff",  # a block of the reserved type
+        b"\x00\x05\x00\x00\x00Hello",  # a stored block whose length is not confirmed
+        deflated(b"Hello" * 100)[:-3] + b"\xff\xff\xff\xff",
+        zlib.compress(b"Hello"),  # with a zlib header, which RFC 7692 leaves out
+    ],
+)
+def test_corrupt_data_raises(payload: bytes) -> None:
+    inflater = Inflater(window_bits=15, context_takeover=False)
+    with pytest.raises(InflateError, match="Error -3 while decompressing data"):
+        inflated(inflater, payload)
+
+
+def test_corrupt_data_that_shows_only_at_the_end_raises_there() -> None:
+    inflater = Inflater(window_bits=15, context_takeover=False)
+    assert inflater.inflate(b"\x00\x05", 100) == b""  # the tail makes a length of it that is not confirmed
+    with pytest.raises(InflateError):
+        inflater.finish(100)
+
+
+# Memory and time.
+
+
+def test_an_idle_inflater_without_takeover_holds_no_memory() -> None:
+    payload = deflated(bytes(range(256)) * 200)
+    final = zlib.compress(bytes(range(256)) * 200, wbits=-15)
+
+    def idle() -> Inflater:
+        inflater = Inflater(window_bits=15, context_takeover=False)
+        for message in (payload, final, final + b"\x00"):
+            inflated(inflater, message)
+        return inflater
+
+    def busy() -> Inflater:
+        inflater = Inflater(window_bits=15, context_takeover=False)
+        inflater.inflate(payload, UNLIMITED)
+        return inflater
+
+    assert held_by(idle) < 1024
+    assert held_by(busy) > 32 * 1024  # so that we know that we measure it
+
+
+def test_an_idle_deflater_without_takeover_holds_no_memory() -> None:
+    def idle(context_takeover: bool) -> Deflater:
+        deflater = Deflater(NO_TAKEOVER, window_bits=15, context_takeover=context_takeover)
+        deflater.compress(b"Hello" * 1000)
+        return deflater
+
+    assert held_by(lambda: idle(False)) < 1024
+    assert held_by(lambda: idle(True)) > 100 * 1024
+
+
+def test_a_kept_window_takes_no_more_than_300_kib_however_small_the_messages() -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    messages = [bytes((i % 251, i % 241)) for i in range(20_000)]
+    payloads = [(compressor.compress(m) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4] for m in messages]
+
+    def fed() -> Inflater:
+        inflater = Inflater(window_bits=15, context_takeover=True)
+        for payload in payloads:
+            inflated(inflater, payload)
+        return inflater
+
+    assert held_by(fed) < 300 * 1024
+
+
+def test_a_final_block_costs_the_same_however_small_the_pieces_of_the_window() -> None:
+    # 60 KB of final blocks must not keep a server busy for seconds: each starts from the window anew.
+    stored = b"\x00\x00\x80\xff\x7f" + bytes(1 << 15)
+    literal = zlib.compressobj(1, wbits=-15, strategy=zlib.Z_FIXED)
+    blocks = (literal.compress(b"a") + literal.flush()) * 500
+
+    def seconds(chunk: int) -> float:
+        inflater = Inflater(window_bits=15, context_takeover=True)
+        for at in range(0, len(stored), chunk):
+            inflater.inflate(stored[at : at + chunk], UNLIMITED)
+        started = time.process_time()
+        inflater.inflate(b"\x03\x00" + blocks, UNLIMITED)
+        return time.process_time() - started
+
+    assert min(seconds(1) for _ in range(2)) < 4 * min(seconds(len(stored)) for _ in range(2)) + 0.01

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import copy
+import pickle
+
+import pytest
+
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
+from wsconnkit.protocol.errors import (
+    ConcurrencyError,
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    InvalidHandshake,
+    InvalidStatus,
+    InvalidURI,
+    LocalProtocolError,
+    WsconnkitError,
+    connection_closed,
+)
+from wsconnkit.protocol.http import Response
+
+
+def closed_with(code: int) -> CloseInfo:
+    frame = CloseFrame(code, "")
+    return CloseInfo(
+        cause=Cause.PEER_CLOSE,
+        initiator=Initiator.PEER,
+        phase=State.CLOSE_EXCHANGED,
+        sent=frame,
+        rcvd=frame,
+        rcvd_then_sent=True,
+        error=None,
+        last_byte_in_age=0.0,
+        last_byte_out_age=0.0,
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LocalProtocolError("no"),
+        ConcurrencyError("no"),
+        ConnectionClosed(closed_with(1000)),
+        InvalidURI("no"),
+        InvalidHandshake("no"),
+        InvalidStatus(Response(403)),
+    ],
+)
+def test_one_base_catches_everything(error: Exception) -> None:
+    assert isinstance(error, WsconnkitError)
+
+
+def test_errors_are_also_what_the_standard_library_calls_them() -> None:
+    assert issubclass(InvalidURI, ValueError)
+    assert issubclass(ConcurrencyError, RuntimeError)
+    assert issubclass(InvalidStatus, InvalidHandshake)
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(1000, ConnectionClosedOK), (1001, ConnectionClosedOK), (1011, ConnectionClosedError)]
+)
+def test_connection_closed_has_the_type_that_its_info_asks_for(code: int, kind: type[ConnectionClosed]) -> None:
+    info = closed_with(code)
+    error = connection_closed(info)
+    assert type(error) is kind
+    assert error.info is info
+    assert str(error) == f"connection closed: {info}"
+
+
+def test_ok_and_error_exclude_each_other_and_share_a_base() -> None:
+    assert not isinstance(connection_closed(closed_with(1000)), ConnectionClosedError)
+    assert not isinstance(connection_closed(closed_with(1011)), ConnectionClosedOK)
+    assert isinstance(connection_closed(closed_with(1000)), ConnectionClosed)
+
+
+def test_invalid_status_shows_the_status_and_the_start_of_the_body() -> None:
+    error = InvalidStatus(Response(503, body=b"x" * 200 + b"never seen"))
+    assert str(error) == "the server refused the WebSocket: HTTP 503: " + "x" * 200
+    assert error.response.body.endswith(b"never seen")
+
+
+def test_invalid_status_without_a_body_shows_the_status() -> None:
+    assert str(InvalidStatus(Response(401))) == "the server refused the WebSocket: HTTP 401"
+
+
+def test_invalid_status_can_show_a_body_that_is_no_text() -> None:
+    assert (
+        str(InvalidStatus(Response(500, body=b"\xff")))
+        == "the server refused the WebSocket: HTTP 500: \N{REPLACEMENT CHARACTER}"
+    )
+
+
+def test_connection_closed_survives_copying_and_pickling() -> None:
+    # Exceptions cross process and thread pools, which rebuild them from `args`.
+    error = connection_closed(closed_with(1011))
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert type(again) is ConnectionClosedError
+        assert again.info == error.info
+
+
+def test_invalid_status_survives_copying_and_pickling() -> None:
+    error = InvalidStatus(Response(403, body=b"no"))
+    for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
+        assert (again.response.status, again.response.body) == (403, b"no")

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+
+from wsconnkit.protocol.config import QueueConfig
+from wsconnkit.protocol.events import Message
+from wsconnkit.protocol.inbox import Inbox
+
+
+def make(*, max_messages: int = 256, max_bytes: int = 1 << 20) -> Inbox:
+    return Inbox(QueueConfig(max_messages=max_messages, max_bytes=max_bytes))
+
+
+def frame(data: str | bytes, *, final: bool = True) -> Message:
+    return Message(data, len(data.encode() if isinstance(data, str) else data), final)
+
+
+def test_an_empty_inbox_has_nothing_to_give() -> None:
+    inbox = make()
+    assert inbox.get_message() is None
+    assert inbox.get_frame() is None
+    assert (inbox.messages, inbox.full, inbox.low) == (0, False, True)
+
+
+def test_messages_come_out_in_order_with_their_types() -> None:
+    inbox = make()
+    for data in ("text", b"bytes", "", b""):
+        inbox.put(frame(data))
+    assert [inbox.get_message() for _ in range(5)] == ["text", b"bytes", "", b"", None]
+
+
+def test_fragments_become_one_message() -> None:
+    inbox = make()
+    for data, final in (("a", False), ("é", False), ("", True), (b"x", False), (b"y", True)):
+        inbox.put(frame(data, final=final))
+    assert inbox.messages == 2
+    assert inbox.get_message() == "aé"
+    assert inbox.get_message() == b"xy"
+
+
+def test_an_unfinished_message_is_not_given_as_a_message_but_frame_by_frame() -> None:
+    inbox = make()
+    inbox.put(frame(b"a", final=False))
+    assert inbox.get_message() is None
+    assert inbox.get_frame() == frame(b"a", final=False)
+    assert inbox.get_frame() is None
+
+
+def test_the_rest_of_a_message_begun_frame_by_frame_is_dropped_before_the_next_message() -> None:
+    inbox = make()
+    inbox.put(frame(b"a", final=False))
+    assert inbox.get_frame() is not None
+    inbox.put(frame(b"b", final=False))
+    assert inbox.get_message() is None  # its last frame is still to come, and goes with the rest
+    inbox.put(frame(b"c"))
+    inbox.put(frame(b"next"))
+    assert inbox.get_message() == b"next"
+    assert (inbox.messages, inbox.full, inbox.low) == (0, False, True)
+
+
+def test_full_at_either_limit_and_low_at_half_of_both() -> None:
+    by_count = make(max_messages=4)
+    by_size = make(max_bytes=8)
+    for _ in range(4):
+        assert not by_count.full
+        assert not by_size.full
+        by_count.put(frame(b""))
+        by_size.put(frame(b"xx"))
+    assert by_count.full
+    assert by_size.full
+    for inbox in (by_count, by_size):
+        inbox.get_message()
+        assert (inbox.full, inbox.low) == (False, False)
+        inbox.get_message()
+        assert (inbox.full, inbox.low) == (False, True)
+
+
+def test_an_inbox_for_one_message_is_low_only_when_empty() -> None:
+    inbox = make(max_messages=1, max_bytes=1)
+    inbox.put(frame(b""))
+    assert (inbox.full, inbox.low) == (True, False)
+    inbox.get_message()
+    assert (inbox.full, inbox.low) == (False, True)
+
+
+def test_an_unfinished_message_never_makes_it_full() -> None:
+    # Pausing on it would wait for a last frame that could then never arrive.
+    inbox = make(max_messages=1, max_bytes=1)
+    for _ in range(5):
+        inbox.put(frame(b"xxxx", final=False))
+        assert (inbox.full, inbox.low) == (False, True)
+    inbox.put(frame(b""))
+    assert inbox.full
+
+
+class InboxAgainstModel(RuleBasedStateMachine):
+    """The model keeps whole lists of frames and counts them anew each time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inbox = make(max_messages=4, max_bytes=16)
+        self.model: list[list[Message]] = []
+        self.within = False
+        self.open: str | bytes | None = None  # of the type of the message that is not finished
+
+    def whole(self) -> list[list[Message]]:
+        return self.model[:-1] if self.open is not None else self.model
+
+    @rule(size=st.integers(0, 7), final=st.booleans(), text=st.booleans())
+    def put(self, size: int, final: bool, text: bool) -> None:
+        first = self.open is None
+        is_text = text if first else isinstance(self.open, str)
+        data: str | bytes = "é" * size if is_text else b"x" * size
+        if first:
+            self.model.append([])
+        self.model[-1].append(frame(data, final=final))
+        self.open = None if final else data
+        self.inbox.put(frame(data, final=final))
+
+    @rule()
+    def get_frame(self) -> None:
+        expected = None
+        if self.model and self.model[0]:
+            expected = self.model[0].pop(0)
+            self.within = not expected.final
+            if expected.final:
+                del self.model[0]
+        assert self.inbox.get_frame() == expected
+
+    @rule()
+    def get_message(self) -> None:
+        if self.within:
+            if self.whole():
+                del self.model[0]
+                self.within = False
+            else:
+                self.model[0].clear()
+        expected: str | bytes | None = None
+        if self.whole():
+            parts = [part.data for part in self.model.pop(0)]
+            text = [part for part in parts if isinstance(part, str)]
+            expected = "".join(text) if text else b"".join(part for part in parts if isinstance(part, bytes))
+        assert self.inbox.get_message() == expected
+
+    @precondition(lambda self: self.inbox.full)
+    @rule()
+    def drain(self) -> None:
+        while self.model:
+            before = len(self.model)
+            self.get_message()
+            if len(self.model) == before:
+                break
+        assert self.inbox.low
+
+    @invariant()
+    def counts_agree(self) -> None:
+        count = len(self.whole())
+        size = sum(part.size for message in self.whole() for part in message)
+        assert self.inbox.messages == count
+        assert self.inbox.full is (count >= 4 or size >= 16)
+        assert self.inbox.low is (count <= 2 and size <= 8)
+        assert not (self.inbox.full and self.inbox.low)
+
+
+def test_agrees_with_a_naive_model_whatever_the_order_of_calls() -> None:
+    run_state_machine_as_test(
+        InboxAgainstModel, settings=settings(max_examples=100, stateful_step_count=40, deadline=None)
+    )

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsconnkit.protocol.errors import InvalidURI
+from wsconnkit.protocol.uri import URI, parse_uri
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts"),
+    [
+        ("ws://example.org", URI(False, "example.org", 80, "/", None, None)),
+        ("wss://example.org", URI(True, "example.org", 443, "/", None, None)),
+        ("ws://example.org/", URI(False, "example.org", 80, "/", None, None)),
+        ("ws://example.org:8080/a/b", URI(False, "example.org", 8080, "/a/b", None, None)),
+        ("ws://example.org:0/", URI(False, "example.org", 0, "/", None, None)),
+        ("ws://example.org/?", URI(False, "example.org", 80, "/", None, None)),
+        ("ws://example.org?a=b", URI(False, "example.org", 80, "/?a=b", None, None)),
+        ("ws://example.org/a?b=c&d=e?f", URI(False, "example.org", 80, "/a?b=c&d=e?f", None, None)),
+        ("WSS://EXAMPLE.Org/A", URI(True, "example.org", 443, "/A", None, None)),
+        ("ws://127.0.0.1:3001/ws", URI(False, "127.0.0.1", 3001, "/ws", None, None)),
+    ],
+)
+def test_parses_the_parts(uri: str, parts: URI) -> None:
+    assert parse_uri(uri) == parts
+
+
+@pytest.mark.parametrize(
+    ("uri", "host", "header"),
+    [
+        ("ws://example.org", "example.org", "example.org"),
+        ("ws://example.org:80", "example.org", "example.org"),
+        ("wss://example.org:443", "example.org", "example.org"),
+        ("ws://example.org:443", "example.org", "example.org:443"),
+        ("wss://example.org:80", "example.org", "example.org:80"),
+        ("ws://[::1]/", "::1", "[::1]"),
+        ("wss://[2001:db8::1]:8443/", "2001:db8::1", "[2001:db8::1]:8443"),
+        ("ws://bücher.example:8080/", "xn--bcher-kva.example", "xn--bcher-kva.example:8080"),
+        ("ws://xn--bcher-kva.example/", "xn--bcher-kva.example", "xn--bcher-kva.example"),
+    ],
+)
+def test_host_is_for_the_resolver_and_the_host_header_for_the_request(uri: str, host: str, header: str) -> None:
+    parsed = parse_uri(uri)
+    assert parsed.host == host
+    assert parsed.host_header == header
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "user", "password"),
+    [
+        ("alice:s3cret@", "alice", "s3cret"),
+        ("alice@", "alice", None),
+        ("alice:@", "alice", ""),
+        (":s3cret@", "", "s3cret"),
+        ("al%40ice:s%3Acret%2F@", "al@ice", "s:cret/"),
+        ("alice:a:b@", "alice", "a:b"),
+        ("alice:a@b@", "alice", "a@b"),
+        ("", None, None),
+    ],
+)
+def test_userinfo_is_split_and_decoded(userinfo: str, user: str | None, password: str | None) -> None:
+    parsed = parse_uri(f"ws://{userinfo}example.org:81/p")
+    assert (parsed.user, parsed.password) == (user, password)
+    assert (parsed.host_header, parsed.resource) == ("example.org:81", "/p")
+
+
+@pytest.mark.parametrize(
+    ("written", "resource"),
+    [
+        ("/a b", "/a%20b"),
+        ("/ü?ü=ö", "/%C3%BC?%C3%BC=%C3%B6"),
+        ("/a%20b%2Fc?d=%26", "/a%20b%2Fc?d=%26"),  # what is encoded stays so, and is not encoded again
+        ('/"<>\\^`{|}', "/%22%3C%3E%5C%5E%60%7B%7C%7D"),
+        ("/:@!$&'()*+,;=~-._", "/:@!$&'()*+,;=~-._"),
+        ("/?[]/?:@!$&'()*+,;=~-._", "/?[]/?:@!$&'()*+,;=~-._"),
+        ("/a%23b", "/a%23b"),
+        ("//a//b", "//a//b"),
+    ],
+)
+def test_what_http_does_not_allow_in_a_target_is_percent_encoded(written: str, resource: str) -> None:
+    assert parse_uri("ws://example.org" + written).resource == resource
+
+
+@pytest.mark.parametrize("uri", ["ws://example.org/a\r\nX-Evil: 1", "ws://example.org/?a\r\nb", "ws://exa\nmple.org/"])
+def test_line_breaks_cannot_reach_the_request(uri: str) -> None:
+    parsed = parse_uri(uri)
+    assert not re.search(r"\s", parsed.resource + parsed.host_header)
+
+
+@pytest.mark.parametrize(
+    ("uri", "message"),
+    [
+        ("http://example.org/", "it must be ws or wss"),
+        ("example.org/ws", "it must be ws or wss"),
+        ("", "it must be ws or wss"),
+        ("ws:///path", "names no host"),
+        ("ws:/path", "names no host"),
+        ("ws://:80/", "names no host"),
+        ("ws://example.org/#", "has a fragment"),
+        ("ws://example.org/a#b", "write a '#' in a path or query as %23"),
+        ("ws://example.org:port/", "is no valid URI"),
+        ("ws://example.org:65536/", "is no valid URI"),
+        ("ws://example.org:-1/", "is no valid URI"),
+        ("ws://[::1/", "is no valid URI"),
+        ("ws://" + "ü" * 64 + ".example/", "is no valid URI"),
+    ],
+)
+def test_other_uris_are_refused_with_what_is_wrong(uri: str, message: str) -> None:
+    with pytest.raises(InvalidURI, match=re.escape(message)):
+        parse_uri(uri)
+
+
+def test_text_that_utf_8_cannot_carry_is_an_invalid_uri() -> None:
+    with pytest.raises(InvalidURI):
+        parse_uri("ws://example.org/\ud800")
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://alice:hunter2@example.org/",
+        "http://alice:x@hunter2@example.org/",
+        "ws://alice:hunter2@example.org:port/",
+        "ws://alice:hunter2@example.org/#fragment",
+        "ws://alice:hunter2@/path",
+        "ws://alice:hunter2@[::1/",
+        "http://example.org/?token=hunter2",
+        "ws://example.org:port/?token=hunter2",
+        "ws://example.org/?token=hunter2#fragment",
+        "ws:///?token=hunter2",
+        "example.org/ws?token=hunter2",
+        # An "@" in the query is no userinfo.
+        "ws://example.org/?mail=me@example.org&token=hunter2#fragment",
+        "http://example.org/?mail=me@example.org&token=hunter2",
+        # The standard library's own words quote the whole authority, or what it took for a port.
+        "ws://alice:hunter2@ex\N{ACCOUNT OF}ample.org/",
+        "ws://alice:hunter2/3@example.org/",
+        "ws://alice:hunter2?3@example.org/",
+        "ws://alice:hunter2#3@example.org/",
+        # A scheme forgotten or mistyped.
+        "alice:hunter2@example.org",
+        "ws:alice:hunter2@example.org",
+        "ws:/alice:hunter2@example.org",
+        "//alice:hunter2@example.org/",
+        # OAuth's implicit flow puts tokens into fragments.
+        "ws://example.org/#token=hunter2",
+    ],
+)
+def test_no_password_and_no_token_in_an_error(uri: str) -> None:
+    with pytest.raises(InvalidURI) as caught:
+        parse_uri(uri)
+    assert "hunter2" not in str(caught.value)
+    # A traceback would show what an error before this one says.
+    assert caught.value.__cause__ is None
+    assert caught.value.__context__ is None or caught.value.__suppress_context__
+
+
+HOSTS = st.sampled_from(["example.org", "a.b.c", "127.0.0.1", "::1", "2001:db8::1", "localhost"])
+TEXT = st.text(st.characters(codec="utf-8"), max_size=10)
+
+
+def encoded(text: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in text.encode())
+
+
+@settings(deadline=None, max_examples=150)
+@given(st.booleans(), HOSTS, st.none() | st.integers(0, 65535), TEXT, TEXT, TEXT)
+def test_what_is_put_together_comes_apart_again(
+    secure: bool, host: str, port: int | None, user: str, password: str, path: str
+) -> None:
+    literal = f"[{host}]" if ":" in host else host
+    authority = f"{encoded(user)}:{encoded(password)}@{literal}" + ("" if port is None else f":{port}")
+    parsed = parse_uri(f"{'wss' if secure else 'ws'}://{authority}/{encoded(path)}")
+    default = 443 if secure else 80
+    assert parsed == URI(secure, host, default if port is None else port, f"/{encoded(path)}", user, password)
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.sampled_from(["", "ws:", "ws://", "ws://example.org/", "wss://a:b@"]), st.text() | st.text("ws:/@[]?#%.1"))
+def test_any_text_is_a_uri_that_http_can_carry_or_is_refused(start: str, rest: str) -> None:
+    try:
+        parsed = parse_uri(start + rest)
+    except InvalidURI:
+        return
+    assert re.fullmatch(r"/[!-~]*", parsed.resource)
+    assert parsed.host.isascii()
+    assert 0 <= parsed.port <= 65535
