@@ -70,9 +70,10 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             await self._connect_transport(loop, opening)
             return await done
         except BaseException:
+            done.cancel()
             opening.abort()
-            if done.done() and not done.cancelled() and done.exception() is None:
-                done.result().abort()
+            if not done.cancelled() and done.exception() is None:
+                done.result().abort()  # it was there when we were cancelled
             raise
 
     async def _connect_transport(self, loop: asyncio.AbstractEventLoop, opening: Opening) -> None:
@@ -84,10 +85,17 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             kwargs.setdefault("host", self._uri.host)
             kwargs.setdefault("port", self._uri.port)
         timeout = self._config.handshake.timeout
+        connecting = loop.create_task(loop.create_connection(lambda: opening, **kwargs))
+        # Not wait_for: before Python 3.12 it can swallow a cancellation.
         try:
-            await asyncio.wait_for(loop.create_connection(lambda: opening, **kwargs), timeout)
-        except asyncio.TimeoutError:
-            raise TimeoutError(f"no connection to {self._uri.host_header} within {timeout:g} s") from None
+            await asyncio.wait({connecting}, timeout=timeout)
+            timed_out = not connecting.done()
+        finally:
+            connecting.cancel()
+            await asyncio.wait({connecting})
+        if timed_out:
+            raise TimeoutError(f"no connection to {self._uri.host_header} within {timeout:g} s")
+        await connecting
 
     def __await__(self) -> Generator[Any, None, Connection]:
         return self._open().__await__()

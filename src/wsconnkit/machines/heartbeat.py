@@ -104,14 +104,20 @@ class Heartbeat:
         self.latency: float | None = None
         """Seconds from the last answered ping to its pong."""
 
-    def on_data(self, now: float) -> None:
-        """Bytes arrived from the peer, whatever they are."""
+    def on_data(self, now: float) -> float:
+        """Bytes arrived from the peer, whatever they are.
+
+        Return the seconds by which our own timer is late, when that is enough to matter: it is still due, and we
+        read before it fired.
+        """
         if now > self._now:
             self._now = now
+        late_by = self._late_by()
         if self._phase is not _Phase.DEAD:
             self._phase = _Phase.IDLE
             self._since = self._now
             self._missed = 0
+        return late_by
 
     def on_ping_sent(self, payload: bytes, now: float) -> None:
         """Remember a ping that the application sends, so that its pong gives a latency."""
@@ -179,7 +185,7 @@ class Heartbeat:
         if deadline is None or now < deadline:
             return Beat()
         assert self._config is not None  # or there would be no deadline
-        late_by = now - deadline if now - deadline > self._config.timeout / 2 else 0.0
+        late_by = self._late_by()
         if self._phase is _Phase.IDLE:
             return Beat(ping=self._ping(), late_by=late_by)
         if self._writing_paused:
@@ -197,6 +203,13 @@ class Heartbeat:
             self._phase = _Phase.DEAD
             return Beat(missed=self._missed, dead=True, late_by=late_by)
         return Beat(ping=self._ping(), missed=self._missed, late_by=late_by)
+
+    def _late_by(self) -> float:
+        deadline = self.next_timeout()
+        if deadline is None or self._config is None:
+            return 0.0
+        late_by = self._now - deadline
+        return late_by if late_by > self._config.timeout / 2 else 0.0
 
     def _ping(self) -> bytes:
         payload = self._new_payload(4)

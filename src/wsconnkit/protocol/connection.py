@@ -154,7 +154,9 @@ class Connection:
         if self._closing.state is State.CLOSED or not data:
             return
         self._last_in = self._now
-        self._heartbeat.on_data(self._now)
+        late_by = self._heartbeat.on_data(self._now)
+        if late_by and self._closing.state is State.OPEN:
+            self._note_stall(late_by)
         self.stats.bytes_received += len(data)
         if self._can_read:
             self._reader.receive_data(data)
@@ -406,11 +408,14 @@ class Connection:
         else:
             self._write(Opcode.PONG, payload)
 
+    def _note_stall(self, late_by: float) -> None:
+        self.stats.stalls += 1
+        self._events.append(HeartbeatStalled(late_by))
+
     def _beat(self) -> None:
         beat = self._heartbeat.handle_timeout(self._now)
         if beat.late_by:
-            self.stats.stalls += 1
-            self._events.append(HeartbeatStalled(beat.late_by))
+            self._note_stall(beat.late_by)
         if beat.ping is not None:
             self._write(Opcode.PING, beat.ping)
             self._events.append(HeartbeatPinged(beat.missed))
