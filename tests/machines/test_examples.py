@@ -74,7 +74,7 @@ EXAMPLES = {
         [
             ("heartbeat.next_timeout()", 30.0),
             ("send_ping(beat.ping)", 4),
-            ("heartbeat.on_data(30.1)", None),
+            ("heartbeat.on_data(30.1)", 0.0),
             ("heartbeat.on_pong(beat.ping, 30.1)", pytest.approx(0.1)),
             ("heartbeat.next_timeout()", 60.1),
         ]

@@ -44,9 +44,9 @@ def test_units_are_powers_of_1024() -> None:
 @pytest.mark.parametrize("value", [0, -1, 1.5, float("inf"), float("nan"), "1024"])
 def test_a_limit_that_is_no_integer_of_at_least_1_is_refused_by_name_and_value(name: str, value: object) -> None:
     bad: dict[str, Any] = {name: value}
-    with pytest.raises(ValueError, match="must be an integer of at least 1, or None for no limit") as caught:
+    with pytest.raises(ValueError, match="must be") as caught:
         FrameLimits(**bad)
-    assert str(caught.value).startswith(f"{name} is {value!r};")
+    assert str(caught.value) == f"{name} is {value!r}; it must be an integer of at least 1, or None for no limit"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,6 +59,11 @@ def test_a_limit_may_be_any_positive_integer_or_off(name: str, value: int | None
 def test_limits_do_not_change() -> None:
     with pytest.raises(FrozenInstanceError):
         FrameLimits().max_frame_size = 5  # type: ignore[misc]
+
+
+def test_limits_are_given_by_name() -> None:
+    with pytest.raises(TypeError):
+        FrameLimits(1024)  # type: ignore[call-arg]
 
 
 def test_a_frame_is_refused_at_its_header_from_one_byte_over() -> None:
@@ -93,6 +98,18 @@ def test_inflated_bytes_are_refused_as_soon_as_they_pass_the_message_limit() -> 
     assert sizes.on_payload(100) is None
     assert sizes.on_payload(50) is None
     assert sizes.on_payload(1) == Violation("max_message_size", 151, 150)
+
+
+@pytest.mark.parametrize(
+    ("frame", "message", "largest"), [(100, 150, 100), (150, 100, 100), (None, 100, 100), (7, None, 7)]
+)
+def test_the_largest_message_in_one_frame_is_that_which_both_limits_let_pass(
+    frame: int | None, message: int | None, largest: int
+) -> None:
+    sizes = FrameSize(FrameLimits(max_frame_size=frame, max_message_size=message))
+    assert sizes.largest_message == largest
+    assert sizes.on_header(largest, first=True) is None
+    assert sizes.on_header(largest + 1, first=True) is not None
 
 
 def test_remaining_shrinks_with_the_payload_and_is_whole_again_for_the_next_message() -> None:

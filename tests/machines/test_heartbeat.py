@@ -186,10 +186,47 @@ def test_lateness_matters_from_more_than_half_a_timeout() -> None:
     assert heartbeat.handle_timeout(45.25) == Beat(late_by=2.75)
 
 
-def test_a_verdict_that_comes_late_tells_the_stall_too() -> None:
+def test_a_stall_before_the_verdict_puts_it_off_once_more() -> None:
     heartbeat = silent(*CHECKING)
-    beat = heartbeat.handle_timeout(60.0)
-    assert beat == Beat(missed=3, dead=True, late_by=60.0 - (45.0 + READ_GRACE))
+    assert heartbeat.handle_timeout(60.0) == Beat(late_by=60.0 - (45.0 + READ_GRACE))
+    assert heartbeat.next_timeout() == 60.0 + READ_GRACE
+    assert heartbeat.handle_timeout(60.0 + READ_GRACE) == Beat(missed=3, dead=True)
+
+
+@pytest.mark.parametrize(
+    ("wakes", "now", "late_by"),
+    [
+        (IDLE, 30.0, 0.0),
+        (IDLE, 32.5, 0.0),
+        (IDLE, 90.0, 60.0),
+        (PINGED, 37.5, 0.0),
+        (PINGED, 37.75, 2.75),
+        (PINGED, 60.0, 25.0),
+        (MISSED_TWICE, 60.0, 15.0),
+        (CHECKING, 60.0, 60.0 - (45.0 + READ_GRACE)),
+    ],
+)
+def test_a_read_ahead_of_a_late_timer_tells_the_stall(wakes: tuple[float, ...], now: float, late_by: float) -> None:
+    heartbeat = silent(*wakes)
+    assert heartbeat.on_data(now) == late_by
+    assert heartbeat.next_timeout() == now + 30
+
+
+def test_a_stall_is_told_once_whether_the_timer_or_the_read_comes_first() -> None:
+    timer_first, read_first = silent(*PINGED), silent(*PINGED)
+    assert timer_first.handle_timeout(60.0).late_by == 25.0
+    assert timer_first.on_data(60.0) == 0.0
+    assert read_first.on_data(60.0) == 25.0
+    assert read_first.on_data(60.0) == 0.0
+    assert read_first.handle_timeout(60.0) == Beat()
+
+
+def test_a_read_tells_no_stall_where_there_is_no_timer() -> None:
+    paused = silent(*PINGED)
+    paused.reading_paused(31.0)
+    assert paused.on_data(1000.0) == 0.0
+    assert silent(*DEAD).on_data(1000.0) == 0.0
+    assert new_heartbeat(None).on_data(1000.0) == 0.0
 
 
 # Reading paused.
@@ -519,6 +556,11 @@ def test_a_config_does_not_change() -> None:
         CONFIG.interval = 1.0  # type: ignore[misc]
 
 
+def test_a_config_is_given_by_name() -> None:
+    with pytest.raises(TypeError):
+        HeartbeatConfig(30, 5, 3)  # type: ignore[call-arg]
+
+
 # Whatever happens.
 
 
@@ -560,11 +602,11 @@ CONFIGS = st.builds(
 def take(heartbeat: Heartbeat, kind: str, now: float) -> Beat | float | None:
     if kind in {"timer", "call"}:
         return heartbeat.handle_timeout(now)
+    if kind == "data":
+        return heartbeat.on_data(now)
     if kind == "pong":
         return heartbeat.on_pong(b"app", now)
-    if kind == "data":
-        heartbeat.on_data(now)
-    elif kind == "ping":
+    if kind == "ping":
         heartbeat.on_ping_sent(b"app", now)
     else:
         pause_or_resume: Callable[[float], None] = getattr(heartbeat, kind)
@@ -628,7 +670,7 @@ def test_a_silent_peer_is_found_dead_in_time_but_never_too_early(
     while not beat.dead:
         deadline = heartbeat.next_timeout()
         assert deadline is not None
-        now = deadline + lateness[wakes]
+        now = deadline + (lateness[wakes] if wakes < len(lateness) else 0.0)
         beat = heartbeat.handle_timeout(now)
         wakes += 1
         pings += beat.ping is not None
@@ -636,9 +678,10 @@ def test_a_silent_peer_is_found_dead_in_time_but_never_too_early(
     patience = config.interval + config.max_missed * config.timeout
     assert misses == list(range(config.max_missed + 1))
     assert pings == config.max_missed
-    # Each miss takes a timeout and at most one more read.
-    assert wakes <= 1 + 2 * config.max_missed
-    assert patience - 1e-6 <= now <= patience + config.max_missed * READ_GRACE + sum(lateness) + 1e-6
+    # Each miss takes a timeout, one more read, and another for each time that we are late to it.
+    late = sum(by > config.timeout / 2 for by in lateness[:wakes])
+    assert wakes <= 1 + 2 * config.max_missed + late
+    assert patience - 1e-6 <= now <= patience + (config.max_missed + late) * READ_GRACE + sum(lateness) + 1e-6
     if not any(lateness):
         assert now == pytest.approx(patience + READ_GRACE)
 

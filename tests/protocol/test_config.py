@@ -27,7 +27,7 @@ ALL: list[Callable[..., Any]] = [CloseConfig, QueueConfig, HandshakeLimits, Conn
         *(
             (HandshakeLimits, name, value)
             for name in ("timeout", "max_line", "max_headers", "max_head", "max_body")
-            for value in (0, -1, NAN)
+            for value in (0, -1, NAN, float("-inf"))
         ),
         *((ConnectionConfig, "idle_timeout", value) for value in (0, -1.0, NAN)),
     ],
@@ -37,11 +37,27 @@ def test_bad_values_are_refused_by_name(make: Callable[..., Any], name: str, val
         make(**{name: value})
 
 
-@pytest.mark.parametrize("name", ["max_line", "max_headers", "max_head", "max_body"])
-def test_sizes_of_a_handshake_must_be_whole_numbers(name: str) -> None:
+@pytest.mark.parametrize("value", [1.5, 1.0, 0.5, float("inf"), "1", None])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        *((QueueConfig, name) for name in ("max_messages", "max_bytes", "write_high_water")),
+        *((HandshakeLimits, name) for name in ("max_line", "max_headers", "max_head", "max_body")),
+    ],
+)
+def test_counts_must_be_integers_of_at_least_1(make: Callable[..., Any], name: str, value: object) -> None:
     # A fraction would pass here and break the slicing of a body, long after construction.
-    with pytest.raises(ValueError, match=name):
-        HandshakeLimits(**{name: 1.5})  # type: ignore[arg-type]
+    for wrong in (value, 0, -1):
+        with pytest.raises(ValueError, match="it must be") as caught:
+            make(**{name: wrong})
+        assert str(caught.value) == f"{name} is {wrong!r}; it must be an integer of at least 1"
+
+
+def test_times_say_that_they_are_seconds_and_need_not_be_whole() -> None:
+    for make in (CloseConfig, HandshakeLimits):
+        with pytest.raises(ValueError, match="timeout is 0; it must be more than 0 seconds"):
+            make(timeout=0)
+    assert HandshakeLimits(timeout=0.5).timeout == 0.5
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import FrameLimits
-from wsconnkit.machines.heartbeat import HeartbeatConfig
+from wsconnkit.machines.heartbeat import READ_GRACE, HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.connection import Connection, Timer, Transport
@@ -910,7 +910,7 @@ def test_a_heartbeat_verdict_leaves_nothing_for_the_idle_timer() -> None:
     connection = opened(config=config)
     wake(connection)
     connection.handle_timeout(2.0)
-    connection.handle_timeout(3.0)
+    connection.handle_timeout(2.0 + READ_GRACE)
     (*_, closed) = connection.events()
     assert isinstance(closed, Closed)
     assert closed.info.cause is Cause.HEARTBEAT

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import itertools
+import random
+import struct
 import sys
 import time
 import tracemalloc
@@ -57,8 +59,8 @@ def offers(value: str) -> list[ExtensionOffer]:
 
 
 def accepted(value: str, config: CompressionConfig = TAKEOVER) -> str | None:
-    params = server_accept(config, offers(value))
-    return None if params is None else params.header()
+    agreed = server_accept(config, offers(value))
+    return None if agreed is None else agreed[1]
 
 
 def inflated(inflater: Inflater, payload: bytes, budget: int = UNLIMITED) -> bytes:
@@ -157,9 +159,24 @@ def test_server_accepts(offer: str, answer: str) -> None:
 def test_server_names_the_servers_window_whenever_the_offer_does() -> None:
     # "A server accepts an extension negotiation offer with this parameter by including the parameter in the
     # response" (RFC 7692, section 7.1.2.1): some clients fail the handshake where a 15 is left out.
-    answer = accepted("permessage-deflate; server_max_window_bits=15")
-    assert answer is not None
-    assert "server_max_window_bits=15" in answer
+    assert server_accept(TAKEOVER, offers("permessage-deflate; server_max_window_bits=15")) == (
+        DeflateParams(False, False, 15, 15),
+        "permessage-deflate; server_max_window_bits=15",
+    )
+    assert accepted("permessage-deflate; server_max_window_bits=15", CompressionConfig(server_max_window_bits=10)) == (
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; server_max_window_bits=10"
+    )
+    # Of an offer that was declined, nothing is left.
+    declined = "permessage-deflate; server_max_window_bits=15; unknown, permessage-deflate"
+    assert accepted(declined) == "permessage-deflate"
+
+
+def test_server_names_its_own_smaller_window_unasked() -> None:
+    config = CompressionConfig(server_max_window_bits=10, server_context_takeover=True, client_context_takeover=True)
+    assert server_accept(config, offers("permessage-deflate")) == (
+        DeflateParams(False, False, 10, 15),
+        "permessage-deflate; server_max_window_bits=10",
+    )
 
 
 @pytest.mark.parametrize(
@@ -202,52 +219,91 @@ def test_server_declines_extensions_it_does_not_know() -> None:
     assert accepted("Permessage-Deflate") is None  # tokens are compared as they are
 
 
-@settings(deadline=None, max_examples=150)
-@given(
-    CONFIGS,
+OFFERS = st.builds(
+    ExtensionOffer,
+    st.sampled_from(["permessage-deflate", "permessage-deflate", "other"]),
     st.lists(
-        st.builds(
-            ExtensionOffer,
-            st.sampled_from(["permessage-deflate", "permessage-deflate", "other"]),
-            st.lists(
-                st.tuples(
-                    st.sampled_from(
-                        [
-                            "server_no_context_takeover",
-                            "client_no_context_takeover",
-                            "server_max_window_bits",
-                            "client_max_window_bits",
-                            "unknown",
-                        ]
-                    ),
-                    st.sampled_from([None, None, "8", "10", "15", "16", "x"]),
-                ),
-                max_size=3,
-            ).map(lambda pairs: (*pairs,)),
+        st.tuples(
+            st.sampled_from(
+                [
+                    "server_no_context_takeover",
+                    "client_no_context_takeover",
+                    "server_max_window_bits",
+                    "client_max_window_bits",
+                    "unknown",
+                ]
+            ),
+            st.sampled_from([None, None, "8", "10", "15", "16", "x"]),
         ),
-        max_size=4,
-    ),
+        max_size=3,
+    ).map(lambda pairs: (*pairs,)),
 )
+
+
+@settings(deadline=None, max_examples=150)
+@given(CONFIGS, st.lists(OFFERS, max_size=4))
 def test_offers_never_leak_into_each_other(config: CompressionConfig, several: list[ExtensionOffer]) -> None:
     alone = [server_accept(config, [offer]) for offer in several]
-    expected = next((params for params in alone if params is not None), None)
+    expected = next((agreed for agreed in alone if agreed is not None), None)
     assert server_accept(config, several) == expected
 
 
-def test_server_insists_on_its_own_settings() -> None:
+@settings(deadline=None, max_examples=150)
+@given(CONFIGS, OFFERS)
+def test_the_answer_says_what_was_agreed_on_and_no_more_than_the_offer_allows(
+    config: CompressionConfig, offer: ExtensionOffer
+) -> None:
+    agreed = server_accept(config, [offer])
+    if agreed is None:
+        return
+    params, header = agreed
+    (answer,) = offers(header)
+    asked, told = dict(offer.parameters), dict(answer.parameters)
+    assert answer.name == "permessage-deflate"
+    assert len(told) == len(answer.parameters)
+    assert ("server_no_context_takeover" in told, "client_no_context_takeover" in told) == params[:2]
+    assert (told.get("server_max_window_bits") or "15", told.get("client_max_window_bits") or "15") == (
+        str(params.server_max_window_bits),
+        str(params.client_max_window_bits),
+    )
+    assert told.keys() >= asked.keys() - {"client_max_window_bits"}
+    assert "client_max_window_bits" in asked or "client_max_window_bits" not in told
+
+
+@pytest.mark.parametrize(
+    ("offer", "params", "windows"),
+    [
+        (
+            "client_max_window_bits",
+            DeflateParams(True, True, 11, 12),
+            "server_max_window_bits=11; client_max_window_bits=12",
+        ),
+        (
+            "client_max_window_bits=10",
+            DeflateParams(True, True, 11, 10),
+            "server_max_window_bits=11; client_max_window_bits=10",
+        ),
+        (
+            "client_max_window_bits=15; server_max_window_bits=9",
+            DeflateParams(True, True, 9, 12),
+            "server_max_window_bits=9; client_max_window_bits=12",
+        ),
+    ],
+)
+def test_server_insists_on_its_own_settings(offer: str, params: DeflateParams, windows: str) -> None:
     config = CompressionConfig(server_max_window_bits=11, client_max_window_bits=12)
-    assert server_accept(config, offers("permessage-deflate; client_max_window_bits")) == (True, True, 11, 12)
-    assert server_accept(config, offers("permessage-deflate; client_max_window_bits=10")) == (True, True, 11, 10)
-    smaller = offers("permessage-deflate; client_max_window_bits=15; server_max_window_bits=9")
-    assert server_accept(config, smaller) == (True, True, 9, 12)
+    assert server_accept(config, offers(f"permessage-deflate; {offer}")) == (
+        params,
+        f"permessage-deflate; server_no_context_takeover; client_no_context_takeover; {windows}",
+    )
 
 
 def test_server_does_not_limit_the_window_of_a_client_that_did_not_say_it_can() -> None:
     # "If a received offer doesn't have the parameter, the response to it must not" (RFC 7692, section 7.1.2.2).
-    params = server_accept(CompressionConfig(client_max_window_bits=9), offers("permessage-deflate"))
-    assert params is not None
-    assert params.client_max_window_bits == 15
-    assert "client_max_window_bits" not in params.header()
+    assert server_accept(CompressionConfig(client_max_window_bits=9), offers("permessage-deflate")) == (
+        DeflateParams(True, True, 15, 15),
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+    )
 
 
 @pytest.mark.parametrize(
@@ -325,9 +381,10 @@ def test_client_rejects_what_it_did_not_offer(config: CompressionConfig, answer:
 def test_both_sides_understand_the_same_whatever_their_settings(
     client: CompressionConfig, server: CompressionConfig
 ) -> None:
-    agreed = server_accept(server, offers(client_offer(client)))
-    assert agreed is not None
-    assert client_accept(client, *offers(agreed.header())) == agreed
+    answer = server_accept(server, offers(client_offer(client)))
+    assert answer is not None
+    agreed, header = answer
+    assert client_accept(client, *offers(header)) == agreed
     assert agreed.server_max_window_bits == min(client.server_max_window_bits, server.server_max_window_bits)
     assert agreed.client_max_window_bits == min(client.client_max_window_bits, server.client_max_window_bits)
     assert agreed.server_no_context_takeover == (
@@ -556,6 +613,28 @@ def test_final_blocks_anywhere_in_a_message_are_invisible(
     assert output + inflater.finish(UNLIMITED) == sent
 
 
+@pytest.mark.parametrize("bits", [9, 15])
+@pytest.mark.parametrize("per_window", [1 / 2, 1, 3, 31, 32, 33, 200])
+def test_the_window_behind_a_final_block_is_whole_however_it_was_received(bits: int, per_window: float) -> None:
+    size = 1 << bits
+    noise = random.Random(bits).randbytes(size * 5 // 2)
+    window = noise[-size:]
+    repeated = window[300:500] if bits == 9 else window[300:3000]  # zlib refers back no further than size - 262
+    compressor = zlib.compressobj(wbits=-bits, zdict=window)
+    payload = compressor.compress(repeated) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert len(payload) < len(repeated) // 4
+    inflater = Inflater(window_bits=bits, context_takeover=True)
+    step = int(size // per_window)
+    for at in range(0, len(noise), step):
+        piece = noise[at : at + step]
+        stored = b"".join(
+            b"\x00" + struct.pack("<HH", len(part), len(part) ^ 0xFFFF) + part
+            for part in (piece[i : i + 0xFFFF] for i in range(0, len(piece), 0xFFFF))
+        )
+        assert inflated(inflater, stored + b"\x00") == piece
+    assert inflater.inflate(b"\x03\x00" + payload, UNLIMITED) == repeated
+
+
 # The budget.
 
 
@@ -703,6 +782,36 @@ def test_a_kept_window_takes_no_more_than_300_kib_however_small_the_messages() -
         return inflater
 
     assert held_by(fed) < 300 * 1024
+
+
+@pytest.mark.parametrize("count", [1, 2, 31, 32, 33, 64])
+@pytest.mark.parametrize("size", [1, 100, 5_000, 20_000, (1 << 15) - 1, 1 << 15, 1 << 16, 1 << 20])
+def test_a_kept_window_takes_no_more_than_300_kib_however_large_the_messages(size: int, count: int) -> None:
+    payload = deflated(random.Random(size).randbytes(size))
+
+    def fed() -> Inflater:
+        inflater = Inflater(window_bits=15, context_takeover=True)
+        for _ in range(count):
+            inflated(inflater, payload)
+        return inflater
+
+    assert held_by(fed) < 300 * 1024
+
+
+def test_a_final_block_costs_the_same_however_many_messages_fill_the_window() -> None:
+    blocks = b"\x03\x00" * 2000
+    almost = (1 << 15) - 1
+    stored = b"\x00" + struct.pack("<HH", almost, almost ^ 0xFFFF) + bytes(almost)
+
+    def seconds(messages: int) -> float:
+        inflater = Inflater(window_bits=15, context_takeover=True)
+        for _ in range(messages):
+            inflated(inflater, stored + b"\x00")
+        started = time.process_time()
+        inflater.inflate(blocks, UNLIMITED)
+        return time.process_time() - started
+
+    assert min(seconds(31) for _ in range(3)) < 4 * min(seconds(1) for _ in range(3)) + 0.01
 
 
 def test_a_final_block_costs_the_same_however_small_the_pieces_of_the_window() -> None:

@@ -95,6 +95,8 @@ def test_other_strings_are_no_tokens(value: str) -> None:
         (" , ,, ", []),
         ("foo", [ExtensionOffer("foo")]),
         ("foo, bar; baz=2", [ExtensionOffer("foo"), ExtensionOffer("bar", (("baz", "2"),))]),
+        (" ,foo", [ExtensionOffer("foo")]),
+        ("foo , ", [ExtensionOffer("foo")]),
         (",foo,,bar,", [ExtensionOffer("foo"), ExtensionOffer("bar")]),
         ("foo;a;b=1;a=2", [ExtensionOffer("foo", (("a", None), ("b", "1"), ("a", "2")))]),
         (" foo ; a = 1 ; b , bar ", [ExtensionOffer("foo", (("a", "1"), ("b", None))), ExtensionOffer("bar")]),

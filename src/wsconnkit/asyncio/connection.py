@@ -119,7 +119,8 @@ class Connection:
         writable = self._pump.writable
         while not writable.is_set():
             await writable.wait()
-        if self._core.state is not State.OPEN:
+        transport = self._pump.transport
+        if self._core.state is not State.OPEN or transport is None or transport.is_closing():
             raise await self._closed()
         self._core.send(message, self._loop.time())
         self._pump.flush_soon()

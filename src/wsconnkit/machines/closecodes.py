@@ -2,7 +2,7 @@
 
 Alone::
 
-    from wsconnkit.machines.closecodes import CloseCode, describe, truncate_reason
+    from wsconnkit.machines.closecodes import CloseCode, describe, may_send, should_retry, truncate_reason
 
     describe(1009)                        # 'message too big'
     CloseCode.SERVICE_RESTART.name        # 'SERVICE_RESTART'
@@ -62,7 +62,7 @@ _DESCRIPTIONS: dict[int, str] = {
     3008: "timeout",
 }
 
-_NEVER_IN_A_FRAME = frozenset({1004, 1005, 1006, 1015})
+_NEVER_IN_A_FRAME = frozenset({1004, 1005, 1006})
 _NORMAL = frozenset({1000, 1001, 1005})
 _RETRY = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 1014, 3008})
 

@@ -46,9 +46,10 @@ class HeartbeatConfig:
 
     def __post_init__(self) -> None:
         for name in ("interval", "timeout"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be more than 0 seconds")
-        if self.max_missed < 1:
+        max_missed: object = self.max_missed
+        if not (isinstance(max_missed, int) and max_missed >= 1):
             raise ValueError(f"max_missed is {self.max_missed!r}; it must be an integer of at least 1")
 
 
@@ -136,10 +137,8 @@ class Heartbeat:
         sent_at = self._pings.get(payload)
         if sent_at is None:
             return None
-        for earlier in list(self._pings):
-            del self._pings[earlier]
-            if earlier == payload:
-                break
+        while payload in self._pings:
+            del self._pings[next(iter(self._pings))]
         self.latency = self._now - sent_at
         return self.latency
 
@@ -193,7 +192,8 @@ class Heartbeat:
             self._phase = _Phase.PINGED
             self._since = now
             return Beat(late_by=late_by)
-        if self._phase is _Phase.PINGED and (late_by or self._missed + 1 == self._config.max_missed):
+        is_last = self._phase is _Phase.PINGED and self._missed + 1 == self._config.max_missed
+        if late_by or is_last:
             # A late timer says that we were away, not that the peer was: read once before the verdict.
             self._phase = _Phase.CHECKING
             self._since = now

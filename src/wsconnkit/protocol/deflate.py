@@ -26,7 +26,7 @@ class CompressionConfig:
     threshold: bytes below which a message goes out as it is.
     server_max_window_bits, client_max_window_bits: 9 to 15; the window of each side's compressor.
     server_context_takeover, client_context_takeover: each side may keep its window from message to message,
-        which compresses better and holds up to 300 KiB for as long as the connection lives.
+        which compresses better and holds up to 400 KiB for as long as the connection lives.
     """
 
     level: int = 6
@@ -200,13 +200,14 @@ class Inflater:
     Memory beyond the window is held only within a message, and never more than the budget given.
     """
 
-    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_history")
+    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_history", "_history_size")
 
     def __init__(self, *, window_bits: int, context_takeover: bool) -> None:
         self._bits = window_bits
         self._context_takeover = context_takeover
         self._decompressor: zlib._Decompress | None = None
         self._history: list[bytes] = []
+        self._history_size = 0
 
     def inflate(self, data: bytes, budget: int) -> bytes:
         """Return what `data` inflates to, but at most `budget` + 1 bytes: one too many tells that it is too big.
@@ -242,13 +243,16 @@ class Inflater:
         if not self._context_takeover:
             self._decompressor = None
             self._history.clear()
+            self._history_size = 0
         return last
 
     def _remember(self, piece: bytes) -> None:
         # A list of pieces spares a copy of the window for each; a long list would cost more than the window.
         self._history.append(piece)
-        if len(self._history) > _MAX_PIECES or len(piece) >= 1 << self._bits:
+        self._history_size += len(piece)
+        if len(self._history) > _MAX_PIECES or self._history_size >= 2 << self._bits:
             self._history = [self._window()]
+            self._history_size = len(self._history[0])
 
     def _window(self) -> bytes:
         return b"".join(self._history)[-(1 << self._bits) :]

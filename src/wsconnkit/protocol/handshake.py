@@ -162,11 +162,15 @@ def _check_extra(headers: Headers) -> None:
             raise LocalProtocolError(f"the header {name!r} belongs to the handshake; it cannot be given")
 
 
+# h11's own words quote the value, which may be a secret.
+_BAD_HEADERS = "headers are not valid HTTP: a name must be a token, a value hold no line breaks or control characters"
+
+
 def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
     try:
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     except UnicodeEncodeError:
-        names = ", ".join(name for name, value in headers if not (name + value).isascii())
+        names = ", ".join(name for name, value in headers if max(name + value, default="") > "\xff")
         raise LocalProtocolError(f"headers hold characters beyond ISO 8859-1: {names}") from None
 
 
@@ -268,17 +272,12 @@ class ServerHandshake(_Handshake):
         if self.rejected is not None or self.transport is Transport.ABORT:
             return  # read on only so that the refusal is not lost in a reset
         self._feed(data)
-        if self.request is not None:
-            # "the client MUST wait for a response" (RFC 6455, section 4.1); a little haste is forgiven.
-            if self.agreement is None and len(self._h11.trailing_data[0]) > self._limits.max_head:
-                self._refuse(refusal(400, "too much was sent before the upgrade was accepted"))
-            return
-        try:
-            event = self._h11.next_event()
-            if isinstance(event, h11.Request):
-                self._on_request(event)
-        except h11.RemoteProtocolError as error:
-            self._refuse(refusal(error.error_status_hint, f"malformed request: {error}"))
+        if self.request is None:
+            self._read()
+        # "the client MUST wait for a response" (RFC 6455, section 4.1); a little haste is forgiven.
+        is_waiting = self.request is not None and not self.agreement and not self.rejected
+        if is_waiting and len(self._h11.trailing_data[0]) > self._limits.max_head:
+            self._refuse(refusal(400, "too much was sent before the upgrade was accepted"))
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
         """The client is gone."""
@@ -293,8 +292,8 @@ class ServerHandshake(_Handshake):
         agreement = agree(self._pending(), self._config, subprotocols=self._subprotocols, headers=headers)
         try:
             response = h11.InformationalResponse(status_code=101, headers=_raw(agreement.headers))
-        except h11.LocalProtocolError as wrong:
-            raise LocalProtocolError(f"the response headers are not valid: {wrong}") from None
+        except h11.LocalProtocolError:
+            raise LocalProtocolError(_BAD_HEADERS) from None
         self._send(response)
         self.agreement = agreement
         return agreement
@@ -321,6 +320,14 @@ class ServerHandshake(_Handshake):
             raise LocalProtocolError("there is no request to answer")
         return self.request
 
+    def _read(self) -> None:
+        try:
+            event = self._h11.next_event()
+            if isinstance(event, h11.Request):
+                self._on_request(event)
+        except h11.RemoteProtocolError as error:
+            self._refuse(refusal(error.error_status_hint, f"malformed request: {error}"))
+
     def _on_request(self, event: h11.Request) -> None:
         self._is_head = event.method == b"HEAD"
         over = self._over_limits(event.headers.raw_items(), event.target)
@@ -343,6 +350,11 @@ class ServerHandshake(_Handshake):
             self._deadlines.clear("handshake")  # from here on it is the application that takes its time
 
     def _refuse(self, response: Response) -> None:
+        for name in ("Connection", "Content-Length", "Transfer-Encoding"):
+            if name in response.headers:
+                raise LocalProtocolError(f"the header {name!r} belongs to the handshake; it cannot be given")
+        if not 200 <= response.status <= 999:
+            raise LocalProtocolError(f"the status is {response.status}; it must be 200 to 999")
         has_body = response.status not in (204, 304)
         if response.body and not has_body:
             raise LocalProtocolError(f"a response with the status {response.status} has no body")
@@ -351,8 +363,8 @@ class ServerHandshake(_Handshake):
             headers.append((b"Content-Length", b"%d" % len(response.body)))
         try:
             head = h11.Response(status_code=response.status, headers=headers, reason=_phrase(response.status))
-        except h11.LocalProtocolError as wrong:
-            raise LocalProtocolError(f"the response is not valid: {wrong}") from None
+        except h11.LocalProtocolError:
+            raise LocalProtocolError(_BAD_HEADERS) from None
         self._send(head, h11.Data(data=b"" if self._is_head else response.body), h11.EndOfMessage())
         self.rejected = response
         self.transport = Transport.SEND_EOF
@@ -406,8 +418,8 @@ class ClientHandshake(_Handshake):
         headers = Headers([*request, *extra])
         try:
             head = h11.Request(method="GET", target=uri.resource, headers=_raw(headers))
-        except h11.LocalProtocolError as wrong:
-            raise LocalProtocolError(f"the request headers are not valid: {wrong}") from None
+        except h11.LocalProtocolError:
+            raise LocalProtocolError(_BAD_HEADERS) from None
         self._send(head, h11.EndOfMessage())
         offers = parse_extensions(headers.get("Sec-WebSocket-Extensions") or "") or ()
         self.request = UpgradeRequest(uri.resource, headers, self._key, self._subprotocols, tuple(offers))

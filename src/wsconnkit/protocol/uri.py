@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 from urllib.parse import quote, unquote, urlsplit
 
 from wsconnkit.protocol.errors import InvalidURI
+
+_HOST = re.compile(r"[A-Za-z0-9._~:%-]+")
 
 
 class URI(NamedTuple):
@@ -30,11 +33,14 @@ def parse_uri(uri: str) -> URI:
     """Parse a URI such as `wss://user:password@example.org:8443/path?query`. Raises InvalidURI."""
     # The URI itself is not quoted in errors: a password, or a token in the query, must not reach a log.
     try:
+        uri.encode()  # or it cannot travel
         parts = urlsplit(uri)
         port = parts.port
         host = parts.hostname
         if host and not host.isascii():
             host = host.encode("idna").decode()
+        if host and not _HOST.fullmatch(host):
+            raise ValueError
         # What HTTP does not allow in a request target travels as UTF-8, percent-encoded.
         resource = quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
         if parts.query:
