@@ -380,6 +380,9 @@ class RecordingTransport(asyncio.Transport):
     def is_reading(self) -> bool:
         return True
 
+    def is_closing(self) -> bool:
+        return False
+
     def abort(self) -> None:
         cast(asyncio.Protocol, self.protocol).connection_lost(None)
 

@@ -579,7 +579,8 @@ def test_a_peer_that_breaks_the_protocol_after_our_close_changes_no_cause() -> N
 def test_a_protocol_error_closes_and_ends_our_side(role: Role) -> None:
     connection = opened(role)
     good = wire(role, TEXT, b"good")
-    assert fed(connection, good + wire(role, 3) + good, 1.0) == [Message("good", 4)]
+    assert fed(connection, good, 1.0) == [Message("good", 4)]
+    assert fed(connection, wire(role, 3) + good, 1.0) == []
     assert stands(connection) == (State.FAILING, Transport.SEND_EOF)
     (close,) = taken(connection)
     assert (close.opcode, close.payload[:2]) == (CLOSE, b"\x03\xea")
@@ -1006,7 +1007,36 @@ def test_the_peers_close_is_seen_behind_messages_once_reading_resumes() -> None:
     assert stands(connection)[0] is State.OPEN
     connection.reading_resumed(0.0)
     assert list(connection.events()) == [Message("x", 1)]
+    connection.handle_timeout(0.0)
     assert stands(connection)[0] is State.CLOSE_EXCHANGED
+
+
+@pytest.mark.parametrize(
+    ("end", "state", "code"),
+    [((CLOSE, b"\x03\xe8"), State.CLOSE_EXCHANGED, b"\x03\xe8"), ((3, b""), State.FAILING, b"\x03\xea")],
+)
+def test_messages_can_be_answered_before_an_end_in_the_same_read(
+    end: tuple[int, bytes], state: State, code: bytes
+) -> None:
+    connection = opened(Role.CLIENT)
+    frames = wire(Role.CLIENT, TEXT, b"one") + wire(Role.CLIENT, TEXT, b"two") + wire(Role.CLIENT, *end)
+    assert fed(connection, frames + wire(Role.CLIENT, PING), 1.0) == [Message("one", 3), Message("two", 3)]
+    assert (connection.state, connection.next_timer) == (State.OPEN, (Timer.END, 1.0))
+    connection.send("answer", 1.5)
+    assert fed(connection, wire(Role.CLIENT, TEXT, b"late"), 1.5) == []
+    connection.handle_timeout(1.5)
+    assert connection.state is state
+    answer, close = taken(connection)
+    assert (answer.payload, close.opcode, close.payload[:2]) == (b"answer", CLOSE, code)
+
+
+def test_an_end_that_waits_for_answers_does_not_outlast_the_transport() -> None:
+    connection = opened()
+    data = wire(Role.CLIENT, TEXT, b"x") + wire(Role.CLIENT, CLOSE, b"\x03\xe8")
+    assert fed(connection, data) == [Message("x", 1)]
+    info = eof(connection)
+    assert (info.cause, info.code, info.clean) == (Cause.PEER_CLOSE, 1000, True)
+    assert connection.next_timer is None
 
 
 def test_the_answer_to_our_close_is_seen_while_reading_is_paused() -> None:

@@ -77,7 +77,7 @@ def test_ok_and_error_exclude_each_other_and_share_a_base() -> None:
 
 def test_invalid_status_shows_the_status_and_the_start_of_the_body() -> None:
     error = InvalidStatus(Response(503, body=b"x" * 200 + b"never seen"))
-    assert str(error) == "the server refused the WebSocket: HTTP 503: " + "x" * 200
+    assert str(error) == "the server refused the WebSocket: HTTP 503: '" + "x" * 200 + "'"
     assert error.response.body.endswith(b"never seen")
 
 
@@ -88,8 +88,12 @@ def test_invalid_status_without_a_body_shows_the_status() -> None:
 def test_invalid_status_can_show_a_body_that_is_no_text() -> None:
     assert (
         str(InvalidStatus(Response(500, body=b"\xff")))
-        == "the server refused the WebSocket: HTTP 500: \N{REPLACEMENT CHARACTER}"
+        == "the server refused the WebSocket: HTTP 500: '\N{REPLACEMENT CHARACTER}'"
     )
+
+
+def test_invalid_status_shows_no_control_characters() -> None:
+    assert str(InvalidStatus(Response(403, body=b"\x1b[31mred"))).isprintable()
 
 
 def test_connection_closed_survives_copying_and_pickling() -> None:

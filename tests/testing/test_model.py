@@ -189,6 +189,9 @@ class TwoConnections(RuleBasedStateMachine):
             assert end.inbox.messages <= 3
             assert end.connection.bytes_to_send == 0  # all of it was written, or waits at the link
 
+    def is_settled(self, end: Endpoint) -> bool:
+        return end.state is State.CLOSED or (end.state is State.OPEN and self.other(end).messages == self.sent[end])
+
     def teardown(self) -> None:
         if not hasattr(self, "pair"):
             return
@@ -196,7 +199,11 @@ class TwoConnections(RuleBasedStateMachine):
             end.inbound.stopped = False
             if end.paused:
                 end.resume()
-        self.pair.advance(CLOSE_TIMEOUT + 5)
+        # The slowest link carries 64 bytes in 0.7 seconds.
+        for _ in range(200):
+            self.pair.advance(CLOSE_TIMEOUT + 5)
+            if all(self.is_settled(end) for end in self.pair.endpoints):
+                break
         for end in self.pair.endpoints:
             if end.state is State.CLOSED:
                 assert self.other(end).state is State.CLOSED

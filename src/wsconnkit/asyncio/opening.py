@@ -59,7 +59,8 @@ class Opening(asyncio.Protocol):
     def eof_received(self) -> bool:  # noqa: D102
         self._handshake.receive_eof(self._loop.time())
         self._pump()
-        return True
+        # The handshake says when to close, but TLS has no half-close.
+        return self.transport is not None and self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._handshake.receive_eof(self._loop.time(), exc if isinstance(exc, OSError) else None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import cast
 
@@ -17,6 +18,13 @@ _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
 _LINGER = 1.0
 """Seconds that a released transport may take to write what it still holds."""
+
+
+def _set_nodelay(transport: asyncio.Transport) -> None:
+    """Let small frames go out at once, also on sockets that the event loop has not made."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Pump(asyncio.Protocol):
@@ -53,6 +61,7 @@ class Pump(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a transport that is ready for WebSocket frames."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
+        _set_nodelay(transport)
         # Resuming only when all is written tells the core that a ping has left.
         transport.set_write_buffer_limits(high=self._write_high_water, low=0)
         if not transport.is_reading():
@@ -66,7 +75,8 @@ class Pump(asyncio.Protocol):
     def eof_received(self) -> bool:  # noqa: D102
         self.core.receive_eof(self.loop.time())
         self.pump()
-        return True  # the core says when to close
+        # The core says when to close, but TLS has no half-close.
+        return self.transport is not None and self.transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self.core.receive_eof(self.loop.time(), exc if isinstance(exc, OSError) else None)

@@ -61,6 +61,8 @@ class Timer(Enum):
     HEARTBEAT = "heartbeat"
     IDLE = "idle"
     CLOSE = "close"
+    END = "end"
+    """The peer ended the connection behind messages in the same read, which may be answered first."""
 
 
 @dataclass(slots=True)
@@ -130,6 +132,9 @@ class Connection:
         self._initiator = Initiator.TRANSPORT
         self._error: OSError | None = None
         self._eof_behind_data = False
+        self._held_end: CloseFrame | FrameError | None = None
+        self._held_at = now
+        self._messages_in_read = False
         self.close_info: CloseInfo | None = None
         """How the connection ended; None until then."""
 
@@ -158,7 +163,8 @@ class Connection:
         if late_by and self._closing.state is State.OPEN:
             self._note_stall(late_by)
         self.stats.bytes_received += len(data)
-        if self._can_read:
+        self._messages_in_read = False
+        if self._can_read and self._held_end is None:
             self._reader.receive_data(data)
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
@@ -167,6 +173,7 @@ class Connection:
         if self._closing.state is State.CLOSED:
             return
         self._error = self._error or error
+        self._release_end()
         if self._reading_paused and not self._eof_behind_data:
             # The transport broke while nobody read; what was not taken in by then is lost with it.
             self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
@@ -287,6 +294,8 @@ class Connection:
         """Why and when the connection wants to be woken next, in seconds on the clock of `now`; changes nothing."""
         if self._closing.state is State.CLOSED:
             return None
+        if self._held_end is not None:
+            return Timer.END, self._held_at
         upcoming = self._deadlines.next()
         if self._closing.state is State.OPEN:
             beat = self._heartbeat.next_timeout()
@@ -309,6 +318,7 @@ class Connection:
         transport, if there is something to read, before it calls again.
         """
         self._tick(now)
+        self._release_end()
         state = self._closing.state
         if state is State.CLOSED:
             return
@@ -359,6 +369,8 @@ class Connection:
 
     def _process_one(self) -> bool:
         """Read one frame, or the end of the transport behind the last; False when there is nothing to read."""
+        if self._held_end is not None:
+            return False
         if self._can_read:
             try:
                 frame = self._reader.next_frame()
@@ -366,7 +378,7 @@ class Connection:
                     self._on_frame(frame)
                     return True
             except FrameError as error:
-                self._end(Input.FAIL, CloseFrame(error.code, truncate_reason(str(error))), error.cause)
+                self._on_end(error)
                 return True
         if self._eof_behind_data:
             self._eof_behind_data = False
@@ -384,6 +396,7 @@ class Connection:
                 return
             self.stats.messages_received += frame.fin
             self._message_at = self._now
+            self._messages_in_read = True
             self._events.append(Message(frame.payload, frame.size, frame.fin))
             return
         payload = frame.payload
@@ -394,10 +407,23 @@ class Connection:
         elif opcode is Opcode.PONG:
             self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
         else:
-            self._close_rcvd = echo = parse_close(payload)
+            self._on_end(parse_close(payload))
+
+    def _on_end(self, end: CloseFrame | FrameError) -> None:
+        """Take what ends the connection, but let the application answer the messages before it first."""
+        self._held_end, self._held_at = end, self._now
+        if not (self._messages_in_read and self._closing.state is State.OPEN):
+            self._release_end()
+
+    def _release_end(self) -> None:
+        end, self._held_end = self._held_end, None
+        if isinstance(end, FrameError):
+            self._end(Input.FAIL, CloseFrame(end.code, truncate_reason(str(end))), end.cause)
+        elif end is not None:
+            self._close_rcvd = end
             # Our own Close may have passed it on the way.
             self._rcvd_then_sent = self._close_sent is None
-            self._end(Input.PEER_CLOSE, echo, Cause.PEER_CLOSE, Initiator.PEER)
+            self._end(Input.PEER_CLOSE, end, Cause.PEER_CLOSE, Initiator.PEER)
 
     def _answer_ping(self, payload: bytes) -> None:
         if self._closing.state is not State.OPEN:

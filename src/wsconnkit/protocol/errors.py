@@ -62,4 +62,4 @@ class InvalidStatus(InvalidHandshake):
 
     def __str__(self) -> str:
         body = self.response.body[:200].decode("utf-8", "replace")
-        return f"the server refused the WebSocket: HTTP {self.response.status}" + (f": {body}" if body else "")
+        return f"the server refused the WebSocket: HTTP {self.response.status}" + (f": {body!r}" if body else "")

@@ -55,4 +55,4 @@ def _log(
 ) -> None:
     if logger.isEnabledFor(level):
         extra = {"type": event_type, "connection_id": connection_id, **fields}
-        logger.log(level, "%s %s", event_type, connection_id or "", exc_info=exc_info, extra=extra)
+        logger.log(level, "%s %s", event_type, connection_id or "-", exc_info=exc_info, extra=extra)

@@ -1,0 +1,45 @@
+"""Why something failed, in a line for the terminal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import unicodedata
+from urllib.parse import parse_qsl, urlsplit
+
+_SHORTEST_SECRET = 4
+"""Characters; what is shorter is no token, and would be found in every other word."""
+
+
+def os_error_text(error: OSError | UnicodeError) -> str:
+    """Return what the operating system says, without numbers and addresses."""
+    if isinstance(error, UnicodeError):
+        return "the host's name is not a valid one"  # it cannot be encoded for DNS
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the server's certificate is not valid: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        reason = getattr(error, "reason", None) or error.strerror or str(error)
+        return f"TLS failed: {reason.replace('_', ' ').lower()}"
+    if isinstance(error, socket.gaierror) or not error.errno:
+        return error.strerror or str(error) or type(error).__name__
+    return os.strerror(error.errno)
+
+
+def printable(text: str) -> str:
+    """Return `text` with what could control a terminal written as an escape; line ends and tabs stay."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" and char not in "\n\t" else char
+        for char in text
+    )
+
+
+def without_query(text: str, uri: str) -> str:
+    """Return `text`, which came from the peer, with everything from the query of `uri` blotted out."""
+    query = urlsplit(uri).query
+    pairs = [pair.partition("=")[2] for pair in query.split("&")]
+    values = [query, *pairs, *(value for _, value in parse_qsl(query))]
+    for value in sorted(set(values), key=len, reverse=True):
+        if len(value) >= _SHORTEST_SECRET:
+            text = text.replace(value, "***")
+    return text

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import ssl
+
+import pytest
+
+from wsconnkit.cli.failure import os_error_text, printable, without_query
+
+URI = "ws://host/ws?token=s3cr%2Bet&v=1&user=alice"
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (ConnectionRefusedError(errno.ECONNREFUSED, "Connect call failed ('::1', 1)"), os.strerror(errno.ECONNREFUSED)),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (OSError("Multiple exceptions: one, two"), "Multiple exceptions: one, two"),
+        (ConnectionAbortedError(), "ConnectionAbortedError"),
+        (ssl.SSLError(1, "[SSL] it failed"), "TLS failed: [ssl] it failed"),
+        (UnicodeError("label too long"), "the host's name is not a valid one"),
+    ],
+)
+def test_an_error_is_told_without_numbers(error: OSError | UnicodeError, text: str) -> None:
+    assert os_error_text(error) == text
+
+
+def test_a_certificate_is_told_by_what_is_wrong_with_it() -> None:
+    error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
+    error.verify_message = "self-signed certificate"
+    assert os_error_text(error) == "the server's certificate is not valid: self-signed certificate"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("plain é 日本 \u200d", "plain é 日本 \u200d"),
+        ("a\nb\tc", "a\nb\tc"),
+        ("\x1b[31m\x07\r\x7f\x9b", "\\x1b[31m\\x07\\r\\x7f\\x9b"),
+    ],
+)
+def test_what_could_control_a_terminal_is_escaped(text: str, shown: str) -> None:
+    assert printable(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("no such user alice", "no such user ***"),
+        ("bad token s3cr%2Bet", "bad token ***"),
+        ("bad token s3cr+et", "bad token ***"),
+        ("GET /ws?token=s3cr%2Bet&v=1&user=alice HTTP/1.1", "GET /ws?*** HTTP/1.1"),
+        ("HTTP 401", "HTTP 401"),
+    ],
+)
+def test_values_from_the_query_are_blotted_out(text: str, shown: str) -> None:
+    assert without_query(text, URI) == shown
+
+
+def test_a_uri_without_a_query_hides_nothing() -> None:
+    assert without_query("anything", "ws://host/") == "anything"
