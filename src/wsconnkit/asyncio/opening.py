@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from wsconnkit.asyncio.connection import Connection
+from wsconnkit.asyncio.transport import Alarm, end_writing, has_half_close
 from wsconnkit.protocol.connection import Transport
 from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
 
@@ -29,7 +30,7 @@ class Opening(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._on_progress = on_progress
         self._on_end = on_end
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self._loop, self._on_timer)
         self._eof_written = False
         self.transport: asyncio.Transport | None = None
         self.remote_address: Any = None
@@ -59,8 +60,7 @@ class Opening(asyncio.Protocol):
     def eof_received(self) -> bool:  # noqa: D102
         self._handshake.receive_eof(self._loop.time())
         self._pump()
-        # The handshake says when to close, but TLS has no half-close.
-        return self.transport is not None and self.transport.get_extra_info("ssl_object") is None
+        return has_half_close(self.transport)  # the handshake says when to close
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._handshake.receive_eof(self._loop.time(), exc if isinstance(exc, OSError) else None)
@@ -68,7 +68,6 @@ class Opening(asyncio.Protocol):
         self._end()
 
     def _on_timer(self) -> None:
-        self._timer = None
         self._handshake.handle_timeout(self._loop.time())
         self._pump()
 
@@ -82,27 +81,16 @@ class Opening(asyncio.Protocol):
             transport.abort()
         elif self._handshake.transport is Transport.SEND_EOF and not self._eof_written:
             self._eof_written = True
-            if transport.can_write_eof():
-                transport.write_eof()
-            else:
-                transport.close()
-        deadline = self._handshake.next_timeout()
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
-            self._cancel_timer()
-            self._timer = self._loop.call_at(deadline, self._on_timer)
+            end_writing(transport)
+        self._alarm.set(self._handshake.next_timeout())
 
     def _write(self, transport: asyncio.Transport) -> None:
         data = self._handshake.data_to_send()
         if data:
             transport.write(data)
 
-    def _cancel_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _end(self) -> None:
-        self._cancel_timer()
+        self._alarm.cancel()
         if self.transport is not None:
             self.transport = None
             self._on_end(self)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import cast
 
+from wsconnkit.asyncio.transport import Alarm, end_writing, has_half_close, set_nodelay
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
 from wsconnkit.protocol.connection import Connection as Core
@@ -18,13 +18,6 @@ _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
 _LINGER = 1.0
 """Seconds that a released transport may take to write what it still holds."""
-
-
-def _set_nodelay(transport: asyncio.Transport) -> None:
-    """Let small frames go out at once, also on sockets that the event loop has not made."""
-    sock = transport.get_extra_info("socket")
-    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 class Pump(asyncio.Protocol):
@@ -54,14 +47,15 @@ class Pump(asyncio.Protocol):
         self._eof_written = False
         self._released = False
         self._flush_scheduled = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._alarm = Alarm(self.loop, self._on_timer)
+        self._linger: asyncio.TimerHandle | None = None
 
     # What asyncio calls on a protocol.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a transport that is ready for WebSocket frames."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
-        _set_nodelay(transport)
+        set_nodelay(transport)
         # Resuming only when all is written tells the core that a ping has left.
         transport.set_write_buffer_limits(high=self._write_high_water, low=0)
         if not transport.is_reading():
@@ -75,16 +69,16 @@ class Pump(asyncio.Protocol):
     def eof_received(self) -> bool:  # noqa: D102
         self.core.receive_eof(self.loop.time())
         self.pump()
-        # The core says when to close, but TLS has no half-close.
-        return self.transport is not None and self.transport.get_extra_info("ssl_object") is None
+        return has_half_close(self.transport)  # the core says when to close
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self.core.receive_eof(self.loop.time(), exc if isinstance(exc, OSError) else None)
         self._released = True
         self.pump()
         self.transport = None
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.cancel()
+        if self._linger is not None:
+            self._linger.cancel()
         self.gone.set()
 
     def pause_writing(self) -> None:  # noqa: D102
@@ -112,7 +106,8 @@ class Pump(asyncio.Protocol):
             self._unpause()  # the peer's answer to our close is still to be read
         self._on_frames()
         self.flush()
-        self._arm()
+        if not self._released:
+            self._alarm.set(self.core.next_timeout())
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""
@@ -141,27 +136,12 @@ class Pump(asyncio.Protocol):
                 transport.abort()
             else:
                 transport.close()
-                self._timer = self._replace_timer(self.loop.call_later(_LINGER, transport.abort))
+                self._linger = self.loop.call_later(_LINGER, transport.abort)
         elif not self._eof_written:
             self._eof_written = True
-            if transport.can_write_eof():
-                transport.write_eof()
-            else:
-                transport.close()  # TLS has no half-close
-
-    def _arm(self) -> None:
-        deadline = None if self._released else self.core.next_timeout()
-        # A deadline that moved later costs nothing until the timer fires.
-        if deadline is not None and (self._timer is None or deadline < self._timer.when()):
-            self._timer = self._replace_timer(self.loop.call_at(deadline, self._on_timer))
-
-    def _replace_timer(self, timer: asyncio.TimerHandle) -> asyncio.TimerHandle:
-        if self._timer is not None:
-            self._timer.cancel()
-        return timer
+            end_writing(transport)
 
     def _on_timer(self) -> None:
-        self._timer = None
         now = self.loop.time()
         if self.transport is not None and self.transport.get_write_buffer_size() > 0:
             self.core.writing_paused(now)

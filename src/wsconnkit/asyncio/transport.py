@@ -1,0 +1,58 @@
+"""What both protocols of this package do with asyncio's transports and timers."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+from math import inf
+
+
+class Alarm:
+    """Calls `ring` at a deadline; a deadline that moves later costs nothing until the old one has passed."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
+        self._loop = loop
+        self._ring = ring
+        self._at = inf
+        # uvloop returns a plain handle for what is due already.
+        self._handle: asyncio.Handle | None = None
+
+    def set(self, deadline: float | None) -> None:
+        """Ring at `deadline` seconds on the loop's clock, or before; None leaves everything as it is."""
+        if deadline is not None and deadline < self._at:
+            self.cancel()
+            self._at = deadline
+            self._handle = self._loop.call_at(deadline, self._rings)
+
+    def cancel(self) -> None:
+        """Do not ring."""
+        self._at = inf
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+    def _rings(self) -> None:
+        self._at = inf
+        self._handle = None
+        self._ring()
+
+
+def end_writing(transport: asyncio.Transport) -> None:
+    """End our side of the transport behind what was written; TLS has no half-close, so there it ends altogether."""
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()
+
+
+def has_half_close(transport: asyncio.Transport | None) -> bool:
+    """Tell whether our side lives on when the peer has ended its own."""
+    return transport is not None and transport.get_extra_info("ssl_object") is None
+
+
+def set_nodelay(transport: asyncio.Transport) -> None:
+    """Let small frames go out at once, also on sockets that the event loop has not made."""
+    sock = transport.get_extra_info("socket")
+    if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
