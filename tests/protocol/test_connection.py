@@ -385,6 +385,25 @@ def test_a_held_back_pong_does_not_follow_our_close() -> None:
     assert taken(connection) == [Sent(CLOSE, b"\x03\xe8")]
 
 
+@pytest.mark.parametrize("payload", ["text", 5])
+def test_a_ping_payload_that_is_no_bytes_changes_nothing(payload: object) -> None:
+    connection = opened()
+    with pytest.raises(TypeError, match=f"ping payload is of type {type(payload).__name__}; it must be bytes"):
+        connection.ping(payload, 0.0)  # type: ignore[arg-type]
+    assert connection.data_to_send() == b""
+
+
+def test_bytes_that_are_read_ahead_of_a_late_timer_tell_the_stall() -> None:
+    connection = opened(config=ConnectionConfig())
+    assert fed(connection, wire(Role.CLIENT, TEXT, b"x"), 29.0) == [Message("x", 1)]
+    late = fed(connection, wire(Role.CLIENT, TEXT, b"y"), 70.0)
+    assert late == [HeartbeatStalled(11.0), Message("y", 1)]
+    assert connection.stats.stalls == 1
+    connection.close(1000, "", 70.0)
+    assert fed(connection, wire(Role.CLIENT, PONG), 200.0) == [PongReceived(b"", None)]
+    assert connection.stats.stalls == 1
+
+
 def test_a_ping_after_our_close_is_told_but_not_answered() -> None:
     connection = opened()
     connection.close(1000, "", 0.0)

@@ -581,3 +581,19 @@ def test_arbitrary_bytes_give_frames_or_one_error(data: bytes, server: bool, com
         code = error.code
     assert size <= len(data)
     assert code in (None, CloseCode.PROTOCOL_ERROR, CloseCode.INVALID_DATA, CloseCode.MESSAGE_TOO_BIG)
+
+
+@pytest.mark.parametrize("step", [1, 3, 100])
+def test_text_is_judged_up_to_the_limit_before_its_size(step: int) -> None:
+    limits = FrameLimits(max_frame_size=100, max_message_size=10)
+    for content, code in ((b"\xff" + b"x" * 20, CloseCode.INVALID_DATA), (b"x" * 20, CloseCode.MESSAGE_TOO_BIG)):
+        frames = FrameReader(
+            Role.CLIENT,
+            FrameSize(limits),
+            inflater=Inflater(window_bits=15, context_takeover=False),
+            stats=DirectionStats(),
+        )
+        data = wire(TEXT, deflated(content), rsv=4)
+        with pytest.raises(FrameError) as caught:
+            read_all(frames, [data[i : i + step] for i in range(0, len(data), step)])
+        assert caught.value.code is code

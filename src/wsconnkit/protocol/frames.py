@@ -340,7 +340,8 @@ class FrameReader:
     def _keep(self, part: str | bytes | tuple[int, str]) -> None:
         if isinstance(part, str):
             self._text.write(part)
-        elif isinstance(part, bytes):
+        else:
+            assert isinstance(part, bytes)  # only a Close frame of wsproto's own is a tuple
             self._binary += part
 
     def _joined(self, last: str | bytes | tuple[int, str]) -> str | bytes:
