@@ -1,0 +1,82 @@
+"""The examples do what they say, and the pages show them as they are."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        return int(sock.getsockname()[1])
+
+
+def source(name: str, port: int) -> str:
+    return (EXAMPLES / name).read_text(encoding="utf-8").replace("3001", str(port))
+
+
+def run(name: str, port: int = 3001) -> str:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", source(name, port)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
+
+
+@contextmanager
+def running(name: str, port: int) -> Generator[None, None, None]:
+    process = subprocess.Popen([sys.executable, "-c", source(name, port)], stdout=subprocess.DEVNULL)
+    try:
+        while process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port)).close()
+                break
+            except ConnectionRefusedError:
+                continue
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@pytest.mark.parametrize("server", ["echo_server.py", "attach.py"])
+def test_the_client_talks_to_the_servers(server: str) -> None:
+    port = free_port()
+    # As a script, the embedding example starts its application.
+    with running(server, port):
+        lines = run("echo_client.py", port).splitlines()
+    assert lines[0] == "hello"
+    assert re.fullmatch(r"latency: 0\.\d{6} s", lines[1])
+    assert lines[2] == "1000 (normal closure), begun by us, cause local_close"
+
+
+def test_the_core_works_without_io() -> None:
+    assert run("sans_io.py").splitlines() == [
+        "[Message(data='hello', size=5, final=True)]",
+        "(<Timer.HEARTBEAT: 'heartbeat'>, 31.1)",
+    ]
+
+
+def test_two_connections_live_in_memory() -> None:
+    messages, close_info = run("in_memory.py").splitlines()
+    assert messages == "['hello']"
+    assert close_info.startswith("1001 (going away) 'connection timeout', begun by us, cause heartbeat")
+
+
+def test_the_pages_show_the_examples_as_they_are() -> None:
+    script = ROOT / "scripts" / "quote_examples.py"
+    check = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
+    assert (check.returncode, check.stderr) == (0, "")
+    shown = "".join(page.read_text(encoding="utf-8") for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")))
+    for example in EXAMPLES.glob("*.py"):
+        assert example.read_text(encoding="utf-8") in shown
