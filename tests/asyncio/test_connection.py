@@ -14,7 +14,7 @@ from wsconnkit.asyncio import Connection, Server, attach, connect, serve
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
-from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.errors import (
     ConcurrencyError,
     ConnectionClosed,
@@ -307,7 +307,8 @@ def test_send_waits_at_the_high_water_mark_and_sends_whole_frames_when_cancelled
 
 def test_a_waiting_send_ends_with_the_connection(run: Run) -> None:
     async def main() -> None:
-        async with pair() as (client, server):
+        brief = ConnectionConfig(close=CloseConfig(timeout=0.1))
+        async with pair(client_config=brief) as (client, server):
             client._pump.transport.pause_reading()
             await server.send(os.urandom(8 * 1024 * 1024))
             waiting = asyncio.ensure_future(server.send("never"))
@@ -363,6 +364,7 @@ class RecordingTransport(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.writes: list[bytes] = []
+        self.aborted = False
         self.protocol: asyncio.BaseProtocol | None = None
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
@@ -384,7 +386,9 @@ class RecordingTransport(asyncio.Transport):
         return False
 
     def abort(self) -> None:
-        cast(asyncio.Protocol, self.protocol).connection_lost(None)
+        if not self.aborted:
+            self.aborted = True
+            cast(asyncio.Protocol, self.protocol).connection_lost(None)
 
 
 def test_one_read_is_answered_in_one_write(run: Run, echo: Handler) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import gc
 import random
 import ssl
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from typing import Any, NamedTuple
 
@@ -24,6 +25,10 @@ from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidStatus
 from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
+
+if sys.version_info < (3, 11):
+    # There asyncio warns of TLS transports that the peer has ended, and websockets leaves them so.
+    pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Message = str | bytes

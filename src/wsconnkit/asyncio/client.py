@@ -9,8 +9,9 @@ from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.asyncio.opening import Opening
+from wsconnkit.asyncio.transport import tls_timeouts
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike
+from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike, check_subprotocols
 from wsconnkit.protocol.uri import parse_uri
 
 
@@ -41,7 +42,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
         if ssl is not None and not self._uri.secure:
             raise ValueError("ssl is given, but the URI has the scheme ws; use wss, or leave ssl out")
         self._headers = headers
-        self._subprotocols = subprotocols
+        self._subprotocols = check_subprotocols(subprotocols)
         self._config = config or ConnectionConfig()
         self._ssl = ssl
         self._kwargs = kwargs
@@ -81,6 +82,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
         if self._uri.secure:
             kwargs["ssl"] = self._ssl or ssl_module.create_default_context()
             kwargs.setdefault("server_hostname", self._uri.host)
+            kwargs = {**tls_timeouts(self._config), **kwargs}
         if "sock" not in kwargs:
             kwargs.setdefault("host", self._uri.host)
             kwargs.setdefault("port", self._uri.port)

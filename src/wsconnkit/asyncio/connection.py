@@ -21,6 +21,9 @@ from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
 from wsconnkit.service.log import log_event
 
+_TURN = 128
+"""Messages sent after which other tasks have their turn."""
+
 
 class Connection:
     """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
@@ -42,6 +45,7 @@ class Connection:
         self._inbox = self._pump.inbox
         self._loop = self._pump.loop
         self._receiver: asyncio.Future[None] | None = None
+        self._calls = 0
         self._pings: dict[bytes, tuple[float, asyncio.Future[float]]] = {}
         self.remote_address: Any = None
         """The peer's address as the socket has it."""
@@ -116,25 +120,24 @@ class Connection:
         When it returns, the message will go out whole; cancelled while it waits, it has sent nothing. Raises
         ConnectionClosed when the connection has ended or is ending, TypeError for other types.
         """
-        writable = self._pump.writable
-        while not writable.is_set():
-            await writable.wait()
-        transport = self._pump.transport
-        if self._core.state is not State.OPEN or transport is None or transport.is_closing():
-            raise await self._closed()
+        self._calls += 1
+        if self._calls % _TURN == 0:
+            await asyncio.sleep(0)  # a peer that reads as fast as we send must not keep the loop for itself
+        await self._ready_to_send()
         self._core.send(message, self._loop.time())
         self._pump.flush_soon()
 
-    async def ping(self, payload: bytes | None = None) -> float:
+    async def ping(self, payload: bytes | bytearray | memoryview | None = None) -> float:
         """Send a ping, wait for its pong and return the seconds between them.
 
         Raises ConnectionClosed when the connection ends first, ConcurrencyError when a ping with this payload is
         waiting already, LocalProtocolError for a payload of more than 125 bytes.
         """
-        if self._core.state is not State.OPEN:
-            raise await self._closed()
-        if payload is not None and payload in self._pings:
-            raise ConcurrencyError("a ping with this payload waits for its pong already")
+        await self._ready_to_send()
+        if payload is not None:
+            payload = bytes(memoryview(payload))
+            if payload in self._pings:
+                raise ConcurrencyError("a ping with this payload waits for its pong already")
         now = self._loop.time()
         payload = self._core.ping(payload, now)
         pong: asyncio.Future[float] = self._loop.create_future()
@@ -207,6 +210,16 @@ class Connection:
             raise ConcurrencyError("another task waits for messages of this connection already")
         self._receiver = self._loop.create_future()
         return self._receiver
+
+    async def _ready_to_send(self) -> None:
+        """Wait while too much is unsent. Raises ConnectionClosed when nothing can be sent any more."""
+        pump = self._pump
+        while True:
+            if self._core.state is not State.OPEN or pump.transport is None or pump.transport.is_closing():
+                raise await self._closed()
+            if pump.writable.is_set():
+                return
+            await pump.writable.wait()
 
     async def _closed(self) -> ConnectionClosed:
         await self._pump.gone.wait()

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from wsconnkit.asyncio.connection import Connection
-from wsconnkit.asyncio.transport import Alarm, end_writing, has_half_close
+from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close
 from wsconnkit.protocol.connection import Transport
 from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
 
@@ -65,6 +65,8 @@ class Opening(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._handshake.receive_eof(self._loop.time(), exc if isinstance(exc, OSError) else None)
         self._pump()
+        if self.transport is not None:
+            forget(self.transport)
         self._end()
 
     def _on_timer(self) -> None:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from wsconnkit.asyncio.transport import Alarm, end_writing, has_half_close, set_nodelay
+from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close, set_nodelay
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
 from wsconnkit.protocol.connection import Connection as Core
@@ -16,7 +16,9 @@ from wsconnkit.protocol.inbox import Inbox
 
 _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
-_LINGER = 1.0
+_MAX_EVENTS = 1000
+"""Events of one read after which other tasks have their turn."""
+_LINGER = 0.1
 """Seconds that a released transport may take to write what it still holds."""
 
 
@@ -47,6 +49,7 @@ class Pump(asyncio.Protocol):
         self._eof_written = False
         self._released = False
         self._flush_scheduled = False
+        self._has_backlog = False
         self._alarm = Alarm(self.loop, self._on_timer)
         self._linger: asyncio.TimerHandle | None = None
 
@@ -75,14 +78,18 @@ class Pump(asyncio.Protocol):
         self.core.receive_eof(self.loop.time(), exc if isinstance(exc, OSError) else None)
         self._released = True
         self.pump()
-        self.transport = None
+        if self.transport is not None:
+            forget(self.transport)
+            self.transport = None
         self._alarm.cancel()
         if self._linger is not None:
             self._linger.cancel()
+        self.writable.set()  # whoever waits to send is told by the state
         self.gone.set()
 
     def pause_writing(self) -> None:  # noqa: D102
-        self.writable.clear()
+        if self.core.state is not State.CLOSED:
+            self.writable.clear()
         self.core.writing_paused(self.loop.time())
 
     def resume_writing(self) -> None:  # noqa: D102
@@ -94,13 +101,16 @@ class Pump(asyncio.Protocol):
         """Deliver events, then write, obey and re-arm; to be called after every change of the core."""
         core, inbox = self.core, self.inbox
         while True:
-            for event in core.events():
+            for count, event in enumerate(core.events()):
                 if type(event) is Message:
                     inbox.put(event)
                     if inbox.full:
                         self._pause_reading()
                 else:
                     self._on_event(event)
+                if count == _MAX_EVENTS:
+                    self._take_turns()
+                    break
             if self.reading or core.state is State.OPEN:
                 break
             self._unpause()  # the peer's answer to our close is still to be read
@@ -143,11 +153,26 @@ class Pump(asyncio.Protocol):
 
     def _on_timer(self) -> None:
         now = self.loop.time()
-        if self.transport is not None and self.transport.get_write_buffer_size() > 0:
+        # Less than the high-water mark may be stuck too, which asyncio does not tell.
+        stuck = self.transport is not None and self.writable.is_set() and self.transport.get_write_buffer_size() > 0
+        if stuck:
             self.core.writing_paused(now)
-        else:
-            self.core.writing_resumed(now)
         self.core.handle_timeout(now)
+        if stuck:
+            self.core.writing_resumed(now)
+        self.pump()
+
+    def _take_turns(self) -> None:
+        """Go on with what was read when others have had their turn, and read no more before."""
+        if self.transport is not None and not self._has_backlog:
+            self._has_backlog = True
+            self.transport.pause_reading()
+            self.loop.call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._has_backlog = False
+        if self.transport is not None and self.reading and not self.transport.is_closing():
+            self.transport.resume_reading()
         self.pump()
 
     def _pause_reading(self) -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Generator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
 from ssl import SSLContext
 from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.asyncio.opening import Opening
+from wsconnkit.asyncio.transport import tls_timeouts
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import check_close_code
+from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ConnectionClosed
-from wsconnkit.protocol.handshake import ServerHandshake
-from wsconnkit.service.log import log_handler_error, log_opened, log_refused
+from wsconnkit.protocol.handshake import ServerHandshake, check_subprotocols
+from wsconnkit.service.log import log_handler_error, log_handler_stuck, log_opened, log_refused
 
 Handler = Callable[[Connection], Awaitable[None]]
 
@@ -29,7 +30,7 @@ class Server:
         self._handler = handler
         self._config = config
         self._path = path
-        self._subprotocols = tuple(subprotocols)
+        self._subprotocols = check_subprotocols(subprotocols)
         self._loop = asyncio.get_running_loop()
         self._openings: set[Opening] = set()
         self._handlers: dict[asyncio.Task[None], Connection] = {}
@@ -50,10 +51,11 @@ class Server:
     async def close(self, code: int = Cause.DRAIN.code, reason: str = "") -> None:
         """Stop listening and close all connections with `code` and `reason`, within the close timeout.
 
-        Handlers that have not returned one close timeout after their connection are cancelled. Safe to repeat;
-        cancelled, it still closes. Raises LocalProtocolError for a code that cannot be sent.
+        Handlers that have not returned one close timeout after their connection are cancelled, and given up one
+        more close timeout later. Safe to repeat; cancelled, it still closes. Raises LocalProtocolError for a code or
+        a reason that cannot be sent.
         """
-        check_close_code(code)
+        check_close(code, reason)
         if self._closing is None:
             if self._server is not None:
                 self._server.close()
@@ -82,15 +84,14 @@ class Server:
         handshake = ServerHandshake(
             self._config, now=self._loop.time(), path=self._path, subprotocols=self._subprotocols
         )
-        opening = Opening(
+        return Opening(
             handshake,
             on_progress=lambda opening: self._on_progress(handshake, opening),
             on_end=lambda opening: self._on_end(handshake, opening),
         )
-        self._openings.add(opening)
-        return opening
 
     def _on_progress(self, handshake: ServerHandshake, opening: Opening) -> None:
+        self._openings.add(opening)  # not before there is a transport, which a failed TLS handshake never gives
         if self._closing is not None:
             opening.abort()
         if handshake.request is None or handshake.agreement or opening.transport is None:
@@ -112,26 +113,35 @@ class Server:
     async def _run_handler(self, connection: Connection) -> None:
         try:
             await self._handler(connection)
-        except ConnectionClosed:
-            pass  # the peer left while the handler still had something for it
         except Exception as error:
-            log_handler_error(connection.id, error)
-            connection.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
+            # That the client has left is no error of the handler; what another connection says is.
+            if not (isinstance(error, ConnectionClosed) and error.info is connection.close_info):
+                log_handler_error(connection.id, error)
+                connection.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
         finally:
             connection.start_close(Cause.LOCAL_CLOSE.code, "", Cause.LOCAL_CLOSE)
-        await connection.wait_closed()
+            await connection.wait_closed()
 
     async def _wait_for_handlers(self) -> None:
         timeout = self._config.close.timeout
         await asyncio.gather(*(connection.wait_closed() for connection in self.connections))
-        if self._handlers:
-            await asyncio.wait(self._handlers, timeout=timeout)
-        for task in list(self._handlers):
+        await self._wait_for(self._handlers, timeout)
+        for task in self._handlers:
             task.cancel()
-        await asyncio.gather(*self._handlers, return_exceptions=True)
+        await self._wait_for(self._handlers, timeout)
+        for connection in self._handlers.values():
+            log_handler_stuck(connection.id)
         if self._server is not None:
-            await self._server.wait_closed()
+            # From Python 3.12 on it waits for TLS handshakes that have not ended, too.
+            waiting = self._loop.create_task(self._server.wait_closed())
+            await self._wait_for([waiting], timeout)
+            waiting.cancel()
         self._closed.set()
+
+    @staticmethod
+    async def _wait_for(tasks: Collection[asyncio.Task[None]], timeout: float) -> None:
+        if tasks:
+            await asyncio.wait(tasks, timeout=timeout)
 
 
 class serve:  # noqa: N801 - it is called like the function that it is to its users
@@ -162,6 +172,8 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
         self._subprotocols = subprotocols
         self._config = config or ConnectionConfig()
         self._kwargs = {"host": host, "port": port, "ssl": ssl, **kwargs}
+        if ssl is not None:
+            self._kwargs = {**tls_timeouts(self._config), **self._kwargs}
         self._server: Server | None = None
 
     async def _start(self) -> Server:

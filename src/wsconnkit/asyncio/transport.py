@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from math import inf
+
+from wsconnkit.protocol.config import ConnectionConfig
 
 
 class Alarm:
@@ -49,6 +52,20 @@ def end_writing(transport: asyncio.Transport) -> None:
 def has_half_close(transport: asyncio.Transport | None) -> bool:
     """Tell whether our side lives on when the peer has ended its own."""
     return transport is not None and transport.get_extra_info("ssl_object") is None
+
+
+def tls_timeouts(config: ConnectionConfig) -> dict[str, float]:
+    """Return the timeouts of TLS that asyncio takes as keyword arguments."""
+    timeouts = {"ssl_handshake_timeout": config.handshake.timeout}
+    if sys.version_info >= (3, 11):
+        timeouts["ssl_shutdown_timeout"] = config.close.timeout
+    return timeouts
+
+
+def forget(transport: asyncio.Transport) -> None:
+    """Tell a transport that has ended by itself that we know."""
+    # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
+    transport.abort()
 
 
 def set_nodelay(transport: asyncio.Transport) -> None:

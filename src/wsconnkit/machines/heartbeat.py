@@ -22,6 +22,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from math import inf
 from typing import NamedTuple
 
 READ_GRACE = 0.01
@@ -46,8 +47,9 @@ class HeartbeatConfig:
 
     def __post_init__(self) -> None:
         for name in ("interval", "timeout"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be more than 0 seconds")
+            value = getattr(self, name)
+            if not (isinstance(value, (int, float)) and 0 < value < inf):
+                raise ValueError(f"{name} is {value!r}; it must be a finite number of seconds, more than 0")
         max_missed: object = self.max_missed
         if not (isinstance(max_missed, int) and max_missed >= 1):
             raise ValueError(f"max_missed is {self.max_missed!r}; it must be an integer of at least 1")

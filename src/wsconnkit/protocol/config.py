@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf
 
 from wsconnkit.machines.framesize import MIB, FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
@@ -16,8 +17,7 @@ class CloseConfig:
     timeout: float = 5.0
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout!r}; it must be more than 0 seconds")
+        _check_seconds(self, "timeout")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +54,7 @@ class HandshakeLimits:
     max_body: int = 64 * 1024
 
     def __post_init__(self) -> None:
-        if not self.timeout > 0:
-            raise ValueError(f"timeout is {self.timeout!r}; it must be more than 0 seconds")
+        _check_seconds(self, "timeout")
         _check_counts(self, "max_line", "max_headers", "max_head", "max_body")
 
 
@@ -81,8 +80,28 @@ class ConnectionConfig:
     idle_timeout: float | None = None
 
     def __post_init__(self) -> None:
-        if self.idle_timeout is not None and not self.idle_timeout > 0:
-            raise ValueError(f"idle_timeout is {self.idle_timeout!r}; it must be more than 0 seconds, or None")
+        if self.idle_timeout is not None:
+            _check_seconds(self, "idle_timeout")
+        for name, kind in _PARTS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) and (value is not None or name not in ("heartbeat", "compression")):
+                raise ValueError(f"{name} is {value!r}; it must be a {kind.__name__}")
+
+
+_PARTS = {
+    "heartbeat": HeartbeatConfig,
+    "limits": FrameLimits,
+    "compression": CompressionConfig,
+    "close": CloseConfig,
+    "queue": QueueConfig,
+    "handshake": HandshakeLimits,
+}
+
+
+def _check_seconds(config: CloseConfig | HandshakeLimits | ConnectionConfig, name: str) -> None:
+    value = getattr(config, name)
+    if not (isinstance(value, (int, float)) and 0 < value < inf):
+        raise ValueError(f"{name} is {value!r}; it must be a finite number of seconds, more than 0")
 
 
 def _check_counts(config: QueueConfig | HandshakeLimits, *names: str) -> None:

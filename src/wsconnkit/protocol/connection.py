@@ -127,7 +127,6 @@ class Connection:
         self._close_sent: CloseFrame | None = None
         self._close_rcvd: CloseFrame | None = None
         self._rcvd_then_sent: bool | None = None
-        self._close_frame: CloseFrame | None = None
         self._cause = Cause.TRANSPORT_LOST
         self._initiator = Initiator.TRANSPORT
         self._error: OSError | None = None
@@ -240,7 +239,8 @@ class Connection:
         Raises LocalProtocolError for a code that may not be sent.
         """
         self._tick(now)
-        check_close_code(code)
+        check_close(code, reason)
+        self._release_end()  # what the peer sent came before
         self._end(Input.LOCAL_CLOSE, CloseFrame(code, truncate_reason(reason)), cause)
 
     def reading_paused(self, now: float) -> None:
@@ -453,15 +453,16 @@ class Connection:
     ) -> None:
         """Take an input that ends the connection; the first one gives the cause and the frame to send."""
         if self._closing.state is State.OPEN:
-            self._cause, self._initiator, self._close_frame = cause, initiator, frame
+            self._cause, self._initiator = cause, initiator
             self._deadlines.clear(Timer.IDLE)
-        self._act(event)
+        self._act(event, frame)
 
-    def _act(self, event: Input) -> None:
+    def _act(self, event: Input, frame: CloseFrame | None = None) -> None:
         phase = self._closing.state
         for action in self._closing.on(event):
             if action is Action.SEND_CLOSE:
-                self._send_close()
+                assert frame is not None  # every input that sends a Close frame comes with it
+                self._send_close(frame)
             elif action is Action.START_TIMER:
                 self._deadlines.set(Timer.CLOSE, self._now + self._close_timeout)
             elif action is Action.SEND_EOF or (action is Action.SERVER_SENDS_EOF and not self._is_client):
@@ -469,9 +470,8 @@ class Connection:
             elif action is Action.END:
                 self._finish(phase)
 
-    def _send_close(self) -> None:
-        frame = self._close_sent = self._close_frame
-        assert frame is not None  # every end that sends a Close frame has named it
+    def _send_close(self, frame: CloseFrame) -> None:
+        self._close_sent = frame
         no_status = frame.code == CloseCode.NO_STATUS_RCVD
         payload = b"" if no_status else frame.code.to_bytes(2, "big") + frame.reason.encode()
         self._write(Opcode.CLOSE, payload)
@@ -526,12 +526,14 @@ class Connection:
         self.bytes_to_send += len(data)
 
 
-def check_close_code(code: int) -> None:
-    """Raise LocalProtocolError when `code` may not be sent (RFC 6455, section 7.4)."""
-    if not may_send(code):
+def check_close(code: object, reason: object) -> None:
+    """Raise LocalProtocolError when `code` or `reason` may not be sent (RFC 6455, section 7.4)."""
+    if not (isinstance(code, int) and may_send(code)):
         raise LocalProtocolError(
-            f"close code {code} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+            f"close code {code!r} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
         )
+    if not isinstance(reason, str):
+        raise LocalProtocolError(f"close reason is of type {type(reason).__name__}; it must be str")
 
 
 def _payload_of(message: str | bytes | bytearray | memoryview) -> tuple[Opcode, bytes]:

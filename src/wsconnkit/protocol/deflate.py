@@ -14,6 +14,7 @@ NAME = "permessage-deflate"
 _SYNC_TAIL = b"\x00\x00\xff\xff"
 _MAX_WINDOW_BITS = 15
 _MAX_PIECES = 32
+_MAX_FINAL_BLOCKS = 256  # each starts zlib anew; no sender has reason for so many
 _WINDOW_BITS = ("8", "9", "10", "11", "12", "13", "14", "15")  # as they are written (RFC 7692, section 7.1.2)
 
 
@@ -200,12 +201,13 @@ class Inflater:
     Memory beyond the window is held only within a message, and never more than the budget given.
     """
 
-    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_history", "_history_size")
+    __slots__ = ("_bits", "_context_takeover", "_decompressor", "_final_blocks", "_history", "_history_size")
 
     def __init__(self, *, window_bits: int, context_takeover: bool) -> None:
         self._bits = window_bits
         self._context_takeover = context_takeover
         self._decompressor: zlib._Decompress | None = None
+        self._final_blocks = 0
         self._history: list[bytes] = []
         self._history_size = 0
 
@@ -222,8 +224,8 @@ class Inflater:
                 decompressor = self._decompressor = zlib.decompressobj(-self._bits, zdict=self._window())
             try:
                 piece = decompressor.decompress(data, room)
-            except zlib.error as error:
-                raise InflateError(str(error)) from None
+            except zlib.error:
+                raise InflateError("corrupt deflate data") from None  # zlib's words depend on where reads ended
             if piece:
                 output.append(piece)
                 room -= len(piece)
@@ -231,6 +233,9 @@ class Inflater:
             if decompressor.eof:
                 # A block with BFINAL ends zlib's stream, not the peer's (RFC 7692, section 7.2.3.4).
                 self._decompressor = None
+                self._final_blocks += 1
+                if self._final_blocks > _MAX_FINAL_BLOCKS:
+                    raise InflateError(f"more than {_MAX_FINAL_BLOCKS} final blocks in a message")
                 data = decompressor.unused_data
             else:
                 data = decompressor.unconsumed_tail
@@ -240,6 +245,7 @@ class Inflater:
         """End a message: return the last of it, as `inflate` does."""
         # After BFINAL without the octet 0x00 that should follow, there is no stream for the tail to end.
         last = self.inflate(_SYNC_TAIL, budget) if self._decompressor is not None else b""
+        self._final_blocks = 0
         if not self._context_takeover:
             self._decompressor = None
             self._history.clear()

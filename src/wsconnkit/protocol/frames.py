@@ -158,7 +158,7 @@ class _Inbound(Extension):
         except InflateError as error:
             assert self._stats is not None
             self._stats.on_error()
-            return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, f"corrupt deflate data: {error}")
+            return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, str(error))
         return self._counted(output)
 
     def _counted(self, data: bytes) -> bytes | CloseReason:
@@ -227,8 +227,8 @@ class FrameReader:
         """Take bytes off the wire."""
         self._handed_back = False
         if self._data:
-            self._data = self._data[self._position :] + data
-            self._position = 0
+            self._to_wsproto()
+            self._decoder.receive_bytes(data)
         elif self._is_between_messages and not self._decoder.buffer:
             self._data = data
         else:
@@ -244,9 +244,7 @@ class FrameReader:
             if frame is not None:
                 return frame
             # Everything else, and every verdict, is wsproto's.
-            self._decoder.receive_bytes(self._data[self._position :])
-            self._data = b""
-            self._position = 0
+            self._to_wsproto()
         elif not self._decoder.buffer:
             return None
         while True:
@@ -273,6 +271,11 @@ class FrameReader:
             return Frame(
                 part.opcode, payload, part.message_finished, inbound.frame_wire_size, inbound.frame_content_size
             )
+
+    def _to_wsproto(self) -> None:
+        self._decoder.receive_bytes(self._data[self._position :])
+        self._data = b""
+        self._position = 0
 
     def _error(self, error: ParseFailed) -> FrameError:
         code = CloseCode(error.code)

@@ -67,7 +67,7 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
         return refusal(405, f"the method is {method}; a WebSocket opens with GET", {"Allow": "GET"})
     if _path_of(target) is None:
         return refusal(400, "the request target is no URI")
-    if http_version < "1.1":
+    if http_version != "1.1":
         return refusal(505, "a WebSocket needs HTTP/1.1")
     connection = [token.lower() for token in headers.tokens("Connection")]
     upgrade = [token.lower() for token in headers.tokens("Upgrade")]
@@ -91,12 +91,22 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
 
 def _path_of(target: str) -> str | None:
     """Return the path of a request target, None where it is malformed."""
+    if "#" in target:
+        return None
     if target.startswith("/"):
         return target.partition("?")[0]
     try:
-        return urlsplit(target).path or "/"  # the absolute form (RFC 9112, section 3.2.2)
+        parts = urlsplit(target)  # the absolute form (RFC 9112, section 3.2.2)
     except ValueError:
         return None
+    return parts.path or "/" if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc else None
+
+
+def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
+    """Return `subprotocols` as they are. Raises LocalProtocolError when they are no sequence of distinct tokens."""
+    if isinstance(subprotocols, str) or not _are_distinct_tokens(subprotocols):
+        raise LocalProtocolError(f"subprotocols is {subprotocols!r}; it must be a list of distinct tokens")
+    return tuple(subprotocols)
 
 
 def _are_distinct_tokens(names: Sequence[str]) -> bool:
@@ -259,7 +269,7 @@ class ServerHandshake(_Handshake):
         super().__init__(Role.SERVER, config or ConnectionConfig(), now)
         self._now = now
         self._path = path
-        self._subprotocols = subprotocols
+        self._subprotocols = check_subprotocols(subprotocols)
         self._is_head = False
         self.request: UpgradeRequest | None = None
         """The client's request, once it is complete and valid."""
@@ -392,14 +402,12 @@ class ClientHandshake(_Handshake):
         super().__init__(Role.CLIENT, config or ConnectionConfig(), now)
         self.error: InvalidHandshake | TimeoutError | None = None
         """Why the handshake failed."""
-        self._subprotocols = tuple(subprotocols)
+        self._subprotocols = check_subprotocols(subprotocols)
         self._key = base64.b64encode(random_bytes(16)).decode()
         self._refused: h11.Response | None = None
         self._body = b""
         extra = Headers(headers)
         _check_extra(extra)
-        if not _are_distinct_tokens(self._subprotocols):
-            raise LocalProtocolError(f"the subprotocols are {self._subprotocols!r}; they must be distinct tokens")
         request = [
             ("Upgrade", "websocket"),
             ("Connection", "Upgrade"),
@@ -452,13 +460,8 @@ class ClientHandshake(_Handshake):
         try:
             while self.error is None and self.agreement is None:
                 event = self._h11.next_event()
-                if isinstance(event, h11.InformationalResponse) and event.status_code == 101:
-                    self._on_switch(event)
-                elif isinstance(event, h11.Response):
-                    over = self._over_limits(event.headers.raw_items(), b"")
-                    if over is not None:
-                        self._fail(InvalidHandshake(f"the server's response breaks a limit: {over[1]}"))
-                    self._refused = event
+                if isinstance(event, (h11.InformationalResponse, h11.Response)):
+                    self._on_response(event)
                 elif isinstance(event, h11.Data):
                     self._body += event.data
                     if len(self._body) >= self._limits.max_body:
@@ -482,10 +485,18 @@ class ClientHandshake(_Handshake):
         headers = Headers.from_raw(self._refused.headers.raw_items())
         self._fail(InvalidStatus(Response(self._refused.status_code, headers, self._body[: self._limits.max_body])))
 
-    def _on_switch(self, event: h11.InformationalResponse) -> None:
-        headers = Headers.from_raw(event.headers.raw_items())
+    def _on_response(self, event: h11.InformationalResponse | h11.Response) -> None:
         over = self._over_limits(event.headers.raw_items(), b"")
-        wrong = over[1] if over else self._check(headers)
+        if over is not None:
+            self._fail(InvalidHandshake(f"the server's response breaks a limit: {over[1]}"))
+        elif event.status_code == 101:
+            self._on_switch(event)
+        elif isinstance(event, h11.Response):
+            self._refused = event
+
+    def _on_switch(self, event: h11.InformationalResponse | h11.Response) -> None:
+        headers = Headers.from_raw(event.headers.raw_items())
+        wrong = "it is not HTTP/1.1" if event.http_version != b"1.1" else self._check(headers)
         deflate = None
         if wrong is None and headers.tokens("Sec-WebSocket-Extensions"):
             deflate = self._agreed_deflate(headers)

@@ -12,7 +12,7 @@ class Inbox:
     """Puts messages together and says when it holds too much.
 
     Only whole messages count as waiting: an unfinished one is bounded by the frame limits, and pausing on it
-    would wait for a last frame that could then never arrive.
+    would wait for a last frame that could then never arrive; unless the application takes it frame by frame.
     """
 
     __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_messages", "_messages", "_unfinished_bytes", "_within")
@@ -38,12 +38,16 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Reading should pause."""
-        return self._messages >= self._max_messages or self._bytes >= self._max_bytes
+        return self._messages >= self._max_messages or self._waiting_bytes >= self._max_bytes
 
     @property
     def low(self) -> bool:
         """Reading may resume: at most half of what is allowed is left."""
-        return self._messages <= self._max_messages // 2 and self._bytes <= self._max_bytes // 2
+        return self._messages <= self._max_messages // 2 and self._waiting_bytes <= self._max_bytes // 2
+
+    @property
+    def _waiting_bytes(self) -> int:
+        return self._bytes + (self._unfinished_bytes if self._within and not self._messages else 0)
 
     @property
     def messages(self) -> int:

@@ -45,6 +45,11 @@ def log_handler_error(connection_id: str, error: BaseException) -> None:
     _log(logging.ERROR, "handler_error", connection_id, exc_info=error)
 
 
+def log_handler_stuck(connection_id: str) -> None:
+    """Log that a handler goes on after its connection has ended and it was cancelled."""
+    _log(logging.ERROR, "handler_stuck_error", connection_id)
+
+
 def log_refused(remote_address: Any, status: int) -> None:
     """Log that an upgrade was refused."""
     _log(logging.INFO, "upgrade_refused", None, remote_address=remote_address, status=status)
