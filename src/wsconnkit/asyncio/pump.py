@@ -84,12 +84,10 @@ class Pump(asyncio.Protocol):
         self._alarm.cancel()
         if self._linger is not None:
             self._linger.cancel()
-        self.writable.set()  # whoever waits to send is told by the state
         self.gone.set()
 
     def pause_writing(self) -> None:  # noqa: D102
-        if self.core.state is not State.CLOSED:
-            self.writable.clear()
+        self.writable.clear()
         self.core.writing_paused(self.loop.time())
 
     def resume_writing(self) -> None:  # noqa: D102
