@@ -527,25 +527,32 @@ def test_the_defaults_are_30_5_and_3() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "allowed"),
     [
-        ("interval", 0, "more than 0 seconds"),
-        ("interval", -1.5, "more than 0 seconds"),
-        ("interval", float("nan"), "more than 0 seconds"),
-        ("timeout", 0.0, "more than 0 seconds"),
-        ("timeout", -5, "more than 0 seconds"),
-        ("timeout", float("nan"), "more than 0 seconds"),
-        ("max_missed", 0, "an integer of at least 1"),
-        ("max_missed", -3, "an integer of at least 1"),
-        ("max_missed", 2.5, "an integer of at least 1"),
+        *(
+            (name, value, "a finite number of seconds, more than 0")
+            for name in ("interval", "timeout")
+            for value in (0, 0.0, -0.0, -5, -1.5, float("nan"), float("inf"), float("-inf"), None, "5", b"5", [5], 5j)
+        ),
+        *(
+            ("max_missed", value, "an integer of at least 1")
+            for value in (0, -3, 2.5, 3.0, float("nan"), float("inf"), None, "3")
+        ),
     ],
 )
-def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(name: str, value: float, allowed: str) -> None:
+def test_a_bad_value_is_refused_with_its_name_and_what_is_allowed(name: str, value: object, allowed: str) -> None:
     bad: dict[str, Any] = {name: value}
     with pytest.raises(ValueError, match="must be") as caught:
         HeartbeatConfig(**bad)
     assert str(caught.value) == f"{name} is {value!r}; it must be {allowed}"
 
 
-@pytest.mark.parametrize("good", [{"interval": 0.001}, {"timeout": 0.001}, {"max_missed": 1}, {"max_missed": 1000}])
+@pytest.mark.parametrize(
+    "good",
+    [
+        *({name: value} for name in ("interval", "timeout") for value in (0.001, 1, 5e-324, 1e308)),
+        {"max_missed": 1},
+        {"max_missed": 1000},
+    ],
+)
 def test_any_positive_value_is_allowed(good: dict[str, Any]) -> None:
     config = HeartbeatConfig(**good)
     assert {name: getattr(config, name) for name in good} == good

@@ -11,14 +11,14 @@ from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
 from wsconnkit.protocol.deflate import CompressionConfig
 
-NAN = float("nan")
+NAN, INF = float("nan"), float("inf")
+NO_SECONDS = (0, 0.0, -1.0, -3, NAN, INF, -INF, "5", b"5", [5], 5j)  # and None, where it means nothing
 ALL: list[Callable[..., Any]] = [CloseConfig, QueueConfig, HandshakeLimits, ConnectionConfig]
 
 
 @pytest.mark.parametrize(
     ("make", "name", "value"),
     [
-        *((CloseConfig, "timeout", value) for value in (0, -1.0, NAN)),
         *(
             (QueueConfig, name, value)
             for name in ("max_messages", "max_bytes", "write_high_water")
@@ -26,10 +26,9 @@ ALL: list[Callable[..., Any]] = [CloseConfig, QueueConfig, HandshakeLimits, Conn
         ),
         *(
             (HandshakeLimits, name, value)
-            for name in ("timeout", "max_line", "max_headers", "max_head", "max_body")
-            for value in (0, -1, NAN, float("-inf"))
+            for name in ("max_line", "max_headers", "max_head", "max_body")
+            for value in (0, -1, NAN, -INF)
         ),
-        *((ConnectionConfig, "idle_timeout", value) for value in (0, -1.0, NAN)),
     ],
 )
 def test_bad_values_are_refused_by_name(make: Callable[..., Any], name: str, value: float) -> None:
@@ -37,7 +36,7 @@ def test_bad_values_are_refused_by_name(make: Callable[..., Any], name: str, val
         make(**{name: value})
 
 
-@pytest.mark.parametrize("value", [1.5, 1.0, 0.5, float("inf"), "1", None])
+@pytest.mark.parametrize("value", [1.5, 1.0, 0.5, INF, "1", None])
 @pytest.mark.parametrize(
     ("make", "name"),
     [
@@ -53,11 +52,59 @@ def test_counts_must_be_integers_of_at_least_1(make: Callable[..., Any], name: s
         assert str(caught.value) == f"{name} is {wrong!r}; it must be an integer of at least 1"
 
 
-def test_times_say_that_they_are_seconds_and_need_not_be_whole() -> None:
-    for make in (CloseConfig, HandshakeLimits):
-        with pytest.raises(ValueError, match="timeout is 0; it must be more than 0 seconds"):
-            make(timeout=0)
-    assert HandshakeLimits(timeout=0.5).timeout == 0.5
+@pytest.mark.parametrize(
+    ("make", "name", "value"),
+    [
+        *((make, "timeout", value) for make in (CloseConfig, HandshakeLimits) for value in (*NO_SECONDS, None)),
+        *((ConnectionConfig, "idle_timeout", value) for value in NO_SECONDS),
+    ],
+)
+def test_times_must_be_finite_numbers_of_seconds(make: Callable[..., Any], name: str, value: object) -> None:
+    # Infinity would overflow a timer, a string the sum with a clock, long after construction.
+    with pytest.raises(ValueError, match="it must be") as caught:
+        make(**{name: value})
+    assert str(caught.value) == f"{name} is {value!r}; it must be a finite number of seconds, more than 0"
+
+
+@pytest.mark.parametrize("seconds", [0.5, 1, 5e-324, 1e308])
+def test_times_need_not_be_whole(seconds: float) -> None:
+    assert CloseConfig(timeout=seconds).timeout == seconds
+    assert HandshakeLimits(timeout=seconds).timeout == seconds
+    assert ConnectionConfig(idle_timeout=seconds).idle_timeout == seconds
+
+
+PARTS: dict[str, type] = {
+    "heartbeat": HeartbeatConfig,
+    "limits": FrameLimits,
+    "compression": CompressionConfig,
+    "close": CloseConfig,
+    "queue": QueueConfig,
+    "handshake": HandshakeLimits,
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_of_the_wrong_type_is_refused_by_name(name: str) -> None:
+    others = [kind() for other, kind in PARTS.items() if other != name]
+    assert len(others) == 5
+    nothing = [] if name in ("heartbeat", "compression") else [None]
+    # The type itself is no more a part than its name is.
+    for wrong in (*nothing, *others, 5, 0, True, False, "", "none", {}, (), ConnectionConfig(), PARTS[name]):
+        make: Any = ConnectionConfig
+        with pytest.raises(ValueError, match="it must be") as caught:
+            make(**{name: wrong})
+        assert str(caught.value) == f"{name} is {wrong!r}; it must be a {PARTS[name].__name__}"
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_part_may_be_of_a_type_derived_from_its_own(name: str) -> None:
+    derived = type("Derived", (PARTS[name],), {})()
+    make: Any = ConnectionConfig
+    assert getattr(make(**{name: derived}), name) is derived
+
+
+def test_every_part_is_checked() -> None:
+    assert {*PARTS} == {*ConnectionConfig.__dataclass_fields__} - {"idle_timeout"}
 
 
 @pytest.mark.parametrize(

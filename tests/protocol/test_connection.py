@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import copy
 import itertools
+import re
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
+from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import READ_GRACE, HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
-from wsconnkit.protocol.connection import Connection, Timer, Transport
+from wsconnkit.protocol.connection import Connection, Timer, Transport, check_close
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import (
@@ -260,14 +262,30 @@ def untouched(connection: Connection) -> None:
     pass
 
 
+def close_with(code: Any, reason: Any = "") -> Callable[[Connection], None]:
+    return lambda connection: connection.close(code, reason, 1.0)
+
+
+# Codes that may not be sent, and those that are not of the type of a code although they compare like one.
+NO_CODES: list[Any] = [0, -1, 999, 1004, 1005, 1006, 1015, 2999, 5000, 1 << 64]
+NO_CODES += [1000.0, 1000.5, float("nan"), "1000", b"\x03\xe8", None, True, [1000]]
+NO_REASONS: list[Any] = [None, b"bye", 5, 1.5, ["bye"], bytearray(b"bye")]
+
 NOT_OPEN = {"CLOSE_SENT": closing_sent, "CLOSE_EXCHANGED": exchanged, "FAILING": failing, "CLOSED": closed}
 MISUSES: list[tuple[Callable[[Connection], None], Callable[[Connection], object], str]] = [
     *((before, lambda c: c.send("x", 1.0), f"state {name}") for name, before in NOT_OPEN.items()),
     *((before, lambda c: c.send(b"x", 1.0, final=False), f"state {name}") for name, before in NOT_OPEN.items()),
     *((before, lambda c: c.ping(b"x", 1.0), f"state {name}") for name, before in NOT_OPEN.items()),
-    *((before, lambda c: c.close(1006, "", 1.0), "close code 1006") for before in (untouched, *NOT_OPEN.values())),
-    (untouched, lambda c: c.close(999, "", 1.0), "close code 999"),
-    (untouched, lambda c: c.close(5000, "", 1.0), "close code 5000"),
+    *(
+        (before, close_with(code), re.escape(f"close code {code!r} cannot be sent; allowed are 1000 to 1003, "))
+        for before in (untouched, *NOT_OPEN.values())
+        for code in NO_CODES
+    ),
+    *(
+        (before, close_with(1000, reason), f"^close reason is of type {type(reason).__name__}; it must be str$")
+        for before in (untouched, *NOT_OPEN.values())
+        for reason in NO_REASONS
+    ),
     (untouched, lambda c: c.ping(bytes(126), 1.0), "126 bytes"),
     (untouched, lambda c: c.send("\ud800", 1.0), "UTF-8"),
     (unfinished, lambda c: c.send(b"x", 1.0, final=False), "BINARY fragment cannot go on a TEXT message"),
@@ -288,7 +306,9 @@ def test_misuse_raises_and_changes_nothing(
                 connection.state,
                 connection.transport,
                 connection.bytes_to_send,
+                connection.next_timer,
                 connection.next_timeout(),
+                connection.close_info,
                 connection.stats,
             )
         )
@@ -298,6 +318,33 @@ def test_misuse_raises_and_changes_nothing(
         misuse(connection)
     assert seen() == expected
     assert list(connection.events()) == []
+
+
+@pytest.mark.parametrize("code", NO_CODES)
+def test_check_close_refuses_a_code_whatever_the_reason(code: object) -> None:
+    for reason in ("", "bye", None):
+        with pytest.raises(LocalProtocolError) as caught:
+            check_close(code, reason)
+        assert str(caught.value) == (
+            f"close code {code!r} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+        )
+
+
+@pytest.mark.parametrize("reason", NO_REASONS)
+def test_check_close_refuses_a_reason_that_is_no_str(reason: object) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        check_close(1000, reason)
+    assert str(caught.value) == f"close reason is of type {type(reason).__name__}; it must be str"
+
+
+@pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999, CloseCode.GOING_AWAY])
+@pytest.mark.parametrize("reason", ["", "bye", "a\udcffb", "é" * 300])
+def test_check_close_takes_what_close_can_send(code: int, reason: str) -> None:
+    check_close(code, reason)
+    connection = opened()
+    connection.close(code, reason, 0.0)
+    ((opcode, payload, *_),) = taken(connection)
+    assert (opcode, payload[:2]) == (CLOSE, code.to_bytes(2, "big"))
 
 
 def test_a_message_that_was_begun_can_be_finished_after_misuse() -> None:
@@ -1056,6 +1103,110 @@ def test_an_end_that_waits_for_answers_does_not_outlast_the_transport() -> None:
     info = eof(connection)
     assert (info.cause, info.code, info.clean) == (Cause.PEER_CLOSE, 1000, True)
     assert connection.next_timer is None
+
+
+class Held(NamedTuple):
+    """An end of the peer that comes behind a message in one read, and what it comes to."""
+
+    end: Callable[[Role], bytes]
+    state: State
+    code: int
+    cause: Cause
+    initiator: Initiator
+    rcvd: CloseFrame | None
+    rcvd_then_sent: bool | None
+
+
+HELD = {
+    "close": Held(
+        lambda role: wire(role, CLOSE, close_payload(4001, "theirs")),
+        State.CLOSE_EXCHANGED, 4001, Cause.PEER_CLOSE, Initiator.PEER, CloseFrame(4001, "theirs"), True,
+    ),
+    "close without a status": Held(
+        lambda role: wire(role, CLOSE),
+        State.CLOSE_EXCHANGED, 1005, Cause.PEER_CLOSE, Initiator.PEER, CloseFrame(1005, ""), True,
+    ),
+    "too big": Held(
+        lambda role: wire(role, BINARY, bytes(101)),
+        State.FAILING, 1009, Cause.TOO_BIG, Initiator.LOCAL, None, None,
+    ),
+    "reserved opcode": Held(
+        lambda role: wire(role, 3),
+        State.FAILING, 1002, Cause.PROTOCOL_ERROR, Initiator.LOCAL, None, None,
+    ),
+    "invalid close": Held(
+        lambda role: wire(role, CLOSE, close_payload(999)),
+        State.FAILING, 1002, Cause.PROTOCOL_ERROR, Initiator.LOCAL, None, None,
+    ),
+    "invalid text": Held(
+        lambda role: wire(role, TEXT, b"\xff"),
+        State.FAILING, 1007, Cause.INVALID_DATA, Initiator.LOCAL, None, None,
+    ),
+}  # fmt: skip
+
+
+def holding(role: Role, held: Held) -> Connection:
+    """Return a connection that has read a message and an end of the peer at 1.0, and has not taken the end yet."""
+    connection = opened(role, ConnectionConfig(limits=FrameLimits(max_message_size=100), idle_timeout=60.0))
+    assert fed(connection, wire(role, TEXT, b"question") + held.end(role), 1.0) == [Message("question", 8)]
+    assert stands(connection) == (State.OPEN, Transport.OPEN)
+    assert connection.next_timer == (Timer.END, 1.0)
+    return connection
+
+
+@both_roles
+@pytest.mark.parametrize("name", HELD)
+def test_a_close_by_the_application_does_not_hide_the_end_that_came_before_it(role: Role, name: str) -> None:
+    held = HELD[name]
+    connection = holding(role, held)
+    connection.send("answer", 2.0)
+    connection.close(1000, "ours", 2.0, cause=Cause.DRAIN)
+    expected = Transport.SEND_EOF if role is Role.SERVER or held.state is State.FAILING else Transport.OPEN
+    assert stands(connection) == (held.state, expected)
+    assert connection.next_timer == (Timer.CLOSE, 7.0)
+    answer, close = taken(connection)
+    assert (answer, close.opcode) == (Sent(TEXT, b"answer"), CLOSE)
+    assert close.payload[:2] == (b"" if held.code == 1005 else close_payload(held.code))
+    assert b"ours" not in close.payload
+    # It is taken once: neither time, nor another close, nor more bytes change anything.
+    connection.handle_timeout(2.0)
+    connection.close(1011, "again", 2.5)
+    assert fed(connection, wire(role, CLOSE, close_payload(1000)), 2.5) == []
+    assert taken(connection) == []
+
+    info = eof(connection, 3.0)
+    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert (info.code, info.cause, info.initiator, info.phase) == (held.code, held.cause, held.initiator, held.state)
+    assert (info.rcvd, info.rcvd_then_sent) == (held.rcvd, held.rcvd_then_sent)
+    assert info.sent is not None
+    assert (info.sent.code, info.clean) == (held.code, held.rcvd is not None)
+    assert "ours" not in info.sent.reason
+
+
+@both_roles
+@pytest.mark.parametrize("name", HELD)
+def test_a_close_while_an_end_is_held_comes_to_the_same_as_none(role: Role, name: str) -> None:
+    closed_by_us, left_alone = holding(role, HELD[name]), holding(role, HELD[name])
+    closed_by_us.close(1000, "ours", 2.0)
+    left_alone.handle_timeout(2.0)
+    assert stands(closed_by_us) == stands(left_alone)
+    assert closed_by_us.next_timer == left_alone.next_timer
+    assert closed_by_us.data_to_send() == left_alone.data_to_send()
+    assert eof(closed_by_us, 3.0) == eof(left_alone, 3.0)
+
+
+@pytest.mark.parametrize("name", HELD)
+@pytest.mark.parametrize(("code", "reason"), [(1006, ""), (1000.0, ""), (None, ""), ("1000", ""), (1000, None)])
+def test_a_close_that_is_refused_leaves_a_held_end_where_it_is(name: str, code: Any, reason: Any) -> None:
+    connection = holding(Role.CLIENT, HELD[name])
+    with pytest.raises(LocalProtocolError):
+        connection.close(code, reason, 2.0)
+    assert stands(connection) == (State.OPEN, Transport.OPEN)
+    assert (connection.next_timer, connection.bytes_to_send) == ((Timer.END, 1.0), 0)
+    connection.send("answer", 2.0)
+    connection.handle_timeout(2.0)
+    assert connection.state is HELD[name].state
+    assert [frame.opcode for frame in taken(connection)] == [TEXT, CLOSE]
 
 
 def test_the_answer_to_our_close_is_seen_while_reading_is_paused() -> None:

@@ -229,8 +229,25 @@ def test_corrupt_compressed_data_is_invalid_data() -> None:
     connection = opened(deflate=NO_TAKEOVER)
     assert fed(connection, wire(BINARY, b"\x07", rsv1=True)) == []
     info = ended(connection)
-    assert (info.code, info.cause) == (1007, Cause.INVALID_DATA)
+    assert (info.code, info.reason, info.cause) == (1007, "corrupt deflate data", Cause.INVALID_DATA)
     assert connection.stats.compression.inbound == DirectionStats(errors=1)
+
+
+@pytest.mark.parametrize("step", [1, 5, 10_000])
+def test_more_than_256_final_blocks_in_all_frames_of_a_message_are_invalid_data(step: int) -> None:
+    final = b"\x03\x00"
+    full = wire(BINARY, final * 200, rsv1=True, fin=False) + wire(CONTINUATION, final * 56)
+    over = wire(BINARY, final * 200, rsv1=True, fin=False) + wire(CONTINUATION, final * 57)
+    data = full * 2 + over
+    connection = opened(deflate=TAKEOVER)
+    events = [event for i in range(0, len(data), step) for event in fed(connection, data[i : i + step])]
+    parts = [event for event in events if isinstance(event, Message)]
+    assert [(part.data, part.final) for part in parts] == [(b"", False), (b"", True)] * 2 + [(b"", False)]
+    connection.handle_timeout(0.0)
+    info = ended(connection)
+    assert (info.code, info.cause) == (1007, Cause.INVALID_DATA)
+    assert info.reason == "more than 256 final blocks in a message"
+    assert connection.stats.compression.inbound.errors == 1
 
 
 def test_invalid_text_in_a_compressed_message_is_refused_as_it_arrives() -> None:

@@ -67,6 +67,11 @@ def inflated(inflater: Inflater, payload: bytes, budget: int = UNLIMITED) -> byt
     return inflater.inflate(payload, budget) + inflater.finish(budget)
 
 
+def inflated_in_pieces(inflater: Inflater, payload: bytes, size: int) -> bytes:
+    """Inflate a part of a message, of which each call has `size` bytes, without its end."""
+    return b"".join(inflater.inflate(payload[at : at + size], UNLIMITED) for at in range(0, len(payload), size))
+
+
 def deflated(message: bytes, bits: int = 15) -> bytes:
     """Compress as a peer that is not ours does."""
     compressor = zlib.compressobj(wbits=-bits)
@@ -725,17 +730,86 @@ def test_arbitrary_bytes_inflate_within_the_budget_or_are_corrupt(
         zlib.compress(b"Hello"),  # with a zlib header, which RFC 7692 leaves out
     ],
 )
-def test_corrupt_data_raises(payload: bytes) -> None:
+@pytest.mark.parametrize("chunk", [None, 1, 2, 7])
+def test_corrupt_data_raises_the_same_however_it_arrives(payload: bytes, chunk: int | None) -> None:
+    # It goes into a Close frame: zlib's own words depend on where the reads ended.
+    step = chunk or len(payload)
     inflater = Inflater(window_bits=15, context_takeover=False)
-    with pytest.raises(InflateError, match="Error -3 while decompressing data"):
-        inflated(inflater, payload)
+    with pytest.raises(InflateError) as caught:
+        inflated_in_pieces(inflater, payload, step)
+    assert str(caught.value) == "corrupt deflate data"
+    assert caught.value.__cause__ is None
+    assert caught.value.__suppress_context__
 
 
 def test_corrupt_data_that_shows_only_at_the_end_raises_there() -> None:
     inflater = Inflater(window_bits=15, context_takeover=False)
     assert inflater.inflate(b"\x00\x05", 100) == b""  # the tail makes a length of it that is not confirmed
-    with pytest.raises(InflateError):
+    with pytest.raises(InflateError, match=r"^corrupt deflate data$"):
         inflater.finish(100)
+
+
+# Final blocks.
+
+MOST = 256
+FINAL = b"\x03\x00"  # an empty final block
+TOO_MANY_FINAL_BLOCKS = r"^more than 256 final blocks in a message$"
+
+
+def final_block(data: bytes) -> bytes:
+    compressor = zlib.compressobj(wbits=-15)
+    return compressor.compress(data) + compressor.flush(zlib.Z_FINISH)
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 3, 1000, 1 << 20])
+@pytest.mark.parametrize("data", [b"", b"a", b"Hello"])
+@pytest.mark.parametrize("context_takeover", [False, True])
+def test_256_final_blocks_are_read_and_one_more_is_refused(data: bytes, context_takeover: bool, chunk: int) -> None:
+    # Counted over all frames of a message: each call may be one of them.
+    payload = final_block(data) * MOST
+    inflater = Inflater(window_bits=15, context_takeover=context_takeover)
+    assert inflated_in_pieces(inflater, payload, chunk) == data * MOST
+    with pytest.raises(InflateError, match=TOO_MANY_FINAL_BLOCKS):
+        inflated_in_pieces(inflater, final_block(data), 1)
+    inflater = Inflater(window_bits=15, context_takeover=context_takeover)
+    payload += final_block(data)
+    with pytest.raises(InflateError, match=TOO_MANY_FINAL_BLOCKS):
+        inflated_in_pieces(inflater, payload, chunk)
+
+
+@pytest.mark.parametrize("ending", [b"", b"\x00"], ids=["bare", "with the octet that should follow"])
+@pytest.mark.parametrize("context_takeover", [False, True])
+def test_final_blocks_are_counted_anew_in_each_message(context_takeover: bool, ending: bytes) -> None:
+    inflater = Inflater(window_bits=15, context_takeover=context_takeover)
+    for _ in range(3):
+        assert inflated(inflater, FINAL * MOST + ending) == b""
+        assert inflated(inflater, deflated(b"between")) == b"between"
+    with pytest.raises(InflateError, match=TOO_MANY_FINAL_BLOCKS):
+        inflated(inflater, FINAL * (MOST + 1) + ending)
+
+
+def test_blocks_that_are_not_final_are_not_counted() -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    block = compressor.compress(b"a") + compressor.flush(zlib.Z_FULL_FLUSH)
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    assert inflated(inflater, block * 10 * MOST + FINAL * MOST) == b"a" * 10 * MOST
+
+
+def test_a_final_block_that_the_tail_completes_counts_too() -> None:
+    stored = b"\x01\x04\x00\xfb\xff"  # its four bytes are the tail that finish() adds
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    for _ in range(2):
+        assert inflated(inflater, FINAL * (MOST - 1) + stored) == SYNC_TAIL
+    assert inflater.inflate(FINAL * MOST + stored, UNLIMITED) == b""
+    with pytest.raises(InflateError, match=TOO_MANY_FINAL_BLOCKS):
+        inflater.finish(UNLIMITED)
+
+
+def test_what_follows_too_many_final_blocks_is_not_looked_at() -> None:
+    for rest in (b"", b"\xff\xff\xff", deflated(bytes(1 << 20))):
+        inflater = Inflater(window_bits=15, context_takeover=False)
+        with pytest.raises(InflateError, match=TOO_MANY_FINAL_BLOCKS):
+            inflater.inflate(FINAL * (MOST + 1) + rest, UNLIMITED)
 
 
 # Memory and time.
@@ -800,7 +874,6 @@ def test_a_kept_window_takes_no_more_than_300_kib_however_large_the_messages(siz
 
 
 def test_a_final_block_costs_the_same_however_many_messages_fill_the_window() -> None:
-    blocks = b"\x03\x00" * 2000
     almost = (1 << 15) - 1
     stored = b"\x00" + struct.pack("<HH", almost, almost ^ 0xFFFF) + bytes(almost)
 
@@ -809,24 +882,59 @@ def test_a_final_block_costs_the_same_however_many_messages_fill_the_window() ->
         for _ in range(messages):
             inflated(inflater, stored + b"\x00")
         started = time.process_time()
-        inflater.inflate(blocks, UNLIMITED)
+        for _ in range(8):
+            inflated(inflater, FINAL * 250)
         return time.process_time() - started
 
     assert min(seconds(31) for _ in range(3)) < 4 * min(seconds(1) for _ in range(3)) + 0.01
 
 
 def test_a_final_block_costs_the_same_however_small_the_pieces_of_the_window() -> None:
-    # 60 KB of final blocks must not keep a server busy for seconds: each starts from the window anew.
+    # Final blocks must not keep a server busy for seconds: each starts from the window anew.
     stored = b"\x00\x00\x80\xff\x7f" + bytes(1 << 15)
     literal = zlib.compressobj(1, wbits=-15, strategy=zlib.Z_FIXED)
-    blocks = (literal.compress(b"a") + literal.flush()) * 500
+    blocks = (literal.compress(b"a") + literal.flush()) * 250
 
     def seconds(chunk: int) -> float:
         inflater = Inflater(window_bits=15, context_takeover=True)
         for at in range(0, len(stored), chunk):
             inflater.inflate(stored[at : at + chunk], UNLIMITED)
         started = time.process_time()
-        inflater.inflate(b"\x03\x00" + blocks, UNLIMITED)
+        for _ in range(2):
+            assert inflated(inflater, FINAL + blocks) == b"a" * 250
         return time.process_time() - started
 
     assert min(seconds(1) for _ in range(2)) < 4 * min(seconds(len(stored)) for _ in range(2)) + 0.01
+
+
+@pytest.mark.parametrize("context_takeover", [False, True])
+def test_a_flood_of_final_blocks_costs_no_more_than_those_that_are_allowed(context_takeover: bool) -> None:
+    stored = b"\x00\x00\x80\xff\x7f" + bytes(1 << 15)  # a full window, from which each starts
+
+    def seconds(count: int) -> float:
+        inflater = Inflater(window_bits=15, context_takeover=context_takeover)
+        inflater.inflate(stored, UNLIMITED)
+        flood = FINAL * count
+        started = time.process_time()
+        if count <= MOST:
+            inflater.inflate(flood, UNLIMITED)
+        else:
+            with pytest.raises(InflateError, match=TOO_MANY_FINAL_BLOCKS):
+                inflater.inflate(flood, UNLIMITED)
+        return time.process_time() - started
+
+    # 30,000 would take over a hundred times as long, were they all read.
+    assert min(seconds(30_000) for _ in range(3)) < 8 * min(seconds(MOST) for _ in range(3)) + 0.01
+
+
+def test_final_blocks_hold_no_more_memory_than_a_window_does() -> None:
+    noise = random.Random(0).randbytes(20_000)
+
+    def fed() -> Inflater:
+        inflater = Inflater(window_bits=15, context_takeover=True)
+        for _ in range(2):
+            inflated(inflater, final_block(noise) * 8 + final_block(b"a") * (MOST - 8))
+        inflater.inflate(final_block(noise) * 8 + final_block(b"a") * (MOST - 8), UNLIMITED)
+        return inflater
+
+    assert held_by(fed) < 300 * 1024

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Iterable
@@ -326,6 +327,19 @@ def test_what_arrives_joins_what_was_not_read_yet(role: Role, mask: bytes | None
     assert [frame.payload for frame in [first, *read_all(frames, [b""])] if frame] == ["0", "1", "2", "3"]
 
 
+def test_what_arrives_while_nothing_is_read_costs_no_more_the_more_there_is() -> None:
+    # While the application is slow, every read joins what waits already; it must not be copied each time.
+    def seconds(count: int) -> float:
+        frames = reader()
+        piece = wire(BINARY, bytes(60_000))
+        started = time.process_time()
+        for _ in range(count):
+            frames.receive_data(piece)
+        return time.process_time() - started
+
+    assert min(seconds(800) for _ in range(3)) < 40 * min(seconds(100) for _ in range(3)) + 0.02
+
+
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 200, 65535, 65536])
 def test_a_message_may_be_as_large_as_the_limits_and_no_larger(size: int) -> None:
     for limits in (FrameLimits(max_frame_size=size or 1), FrameLimits(max_message_size=size or 1)):
@@ -529,12 +543,28 @@ def test_a_message_that_inflates_to_the_limit_is_read() -> None:
         pytest.param(b"\x00\x05", id="found only at the end of the message"),
     ],
 )
-def test_corrupt_deflate_data_is_invalid_data_and_counted(payload: bytes) -> None:
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_corrupt_deflate_data_is_invalid_data_and_counted(payload: bytes, bytewise: bool) -> None:
     stats = DirectionStats()
-    with pytest.raises(FrameError, match="corrupt deflate data") as caught:
-        read_all(reader(stats=stats), [wire(BINARY, payload, rsv=4)])
+    data = wire(BINARY, payload, rsv=4)
+    with pytest.raises(FrameError, match=r"^corrupt deflate data$") as caught:
+        read_all(reader(stats=stats), one_by_one(data) if bytewise else [data])
     assert (caught.value.code, caught.value.cause) == (CloseCode.INVALID_DATA, Cause.INVALID_DATA)
     assert stats == DirectionStats(errors=1)
+
+
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_too_many_final_blocks_in_a_message_are_invalid_data_and_counted(bytewise: bool) -> None:
+    stats = DirectionStats()
+    final = b"\x03\x00"
+    frames = reader(stats=stats)
+    allowed = wire(BINARY, final * 255, rsv=4, fin=False) + wire(CONTINUATION, final) + wire(PING)
+    assert len(read_all(frames, one_by_one(allowed * 2) if bytewise else [allowed * 2])) == 6
+    data = wire(BINARY, final * 255, rsv=4, fin=False) + wire(CONTINUATION, final * 2)
+    with pytest.raises(FrameError, match=r"^more than 256 final blocks in a message$") as caught:
+        read_all(frames, one_by_one(data) if bytewise else [data])
+    assert (caught.value.code, caught.value.cause) == (CloseCode.INVALID_DATA, Cause.INVALID_DATA)
+    assert stats.errors == 1
 
 
 def test_compressed_messages_are_read_without_any_limit() -> None:

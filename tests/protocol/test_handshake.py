@@ -5,9 +5,9 @@ import contextlib
 import json
 import re
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -26,6 +26,7 @@ from wsconnkit.protocol.handshake import (
     UpgradeRequest,
     accept_key,
     agree,
+    check_subprotocols,
     check_upgrade,
     refusal,
 )
@@ -100,7 +101,7 @@ def serve(
     config: ConnectionConfig = PLAIN,
     *,
     path: str | None = None,
-    subprotocols: tuple[str, ...] = (),
+    subprotocols: Sequence[str] = (),
     chunk: int | None = None,
 ) -> ServerHandshake:
     handshake = ServerHandshake(config, now=0.0, path=path, subprotocols=subprotocols)
@@ -113,7 +114,7 @@ def connect(
     config: ConnectionConfig = PLAIN,
     *,
     uri: str = "ws://example.org/ws",
-    subprotocols: tuple[str, ...] = (),
+    subprotocols: Sequence[str] = (),
     headers: HeadersLike = (),
 ) -> ClientHandshake:
     return ClientHandshake(
@@ -183,7 +184,14 @@ def test_check_upgrade_works_for_servers_that_parse_http_themselves() -> None:
     assert checked.extensions == (ExtensionOffer("x", (("y", "1"),)), ExtensionOffer("z"))
 
 
-@pytest.mark.parametrize(("version", "status"), [("1.0", 505), ("0.9", 505), ("1", 505), ("1.1", None), ("2", None)])
+@pytest.mark.parametrize(
+    ("version", "status"),
+    [
+        ("1.1", None),
+        # An Upgrade is HTTP/1.1's: HTTP/2 has no such header (RFC 9113, section 8.2.2).
+        *((version, 505) for version in ("1.0", "0.9", "1", "1.2", "1.10", "1.1 ", "HTTP/1.1", "2", "2.0", "3", "")),
+    ],
+)
 def test_check_upgrade_needs_http_1_1(version: str, status: int | None) -> None:
     checked = check_upgrade("GET", "/", version, upgrade_headers())
     assert (checked.status if isinstance(checked, Response) else None) == status
@@ -203,14 +211,42 @@ def test_check_upgrade_needs_http_1_1(version: str, status: int | None) -> None:
         ("http://example.org", "/"),
         ("http://example.org?x", "/"),
         ("http://example.org:port/a", "/a"),
-        ("*", "*"),
+        ("HTTP://example.org/a", "/a"),
+        ("https://example.org/a?b", "/a"),
+        ("wss://example.org?x", "/"),
+        ("WSS://alice@example.org/a//b", "/a//b"),
     ],
 )
 def test_path_is_the_target_without_query_and_authority(target: str, path: str) -> None:
     assert UpgradeRequest(target, Headers(), KEY, (), ()).path == path
 
 
-NO_URIS = ["http://[", "http://[::1/ws", "http://]/ws"]
+NO_URIS = [
+    "http://[",
+    "http://[::1/ws",
+    "http://]/ws",
+    "*",  # the asterisk form is for OPTIONS (RFC 9112, section 3.2.4)
+    "ws",
+    "?x",
+    "./ws",
+    "example.org/ws",
+    "example.org:80",  # the authority form is for CONNECT (RFC 9112, section 3.2.3)
+    "ftp://example.org/ws",
+    "file:///ws",
+    "httpx://example.org/ws",
+    "://example.org/ws",
+    "http:",
+    "http:/ws",
+    "http:///ws",
+    "ws:ws",
+    # A fragment is never sent (RFC 9112, section 3.2; RFC 6455, section 3).
+    "/#",
+    "/ws#a",
+    "/ws?a#b",
+    "#/ws",
+    "http://example.org/ws#",
+    "ws://example.org#/ws",
+]
 
 
 @pytest.mark.parametrize("target", [*NO_URIS, "http://\N{ACCOUNT OF}/ws", ""])
@@ -222,7 +258,7 @@ def test_a_target_on_which_versions_of_python_differ_has_a_path_too() -> None:
     assert UpgradeRequest("http://[x]/ws", Headers(), KEY, (), ()).path in ("/", "/ws")
 
 
-@pytest.mark.parametrize("target", [*NO_URIS, "http://\N{ACCOUNT OF}/ws"])
+@pytest.mark.parametrize("target", [*NO_URIS, "http://\N{ACCOUNT OF}/ws", ""])
 def test_check_upgrade_refuses_a_target_that_is_no_uri(target: str) -> None:
     checked = check_upgrade("GET", target, "1.1", upgrade_headers())
     assert isinstance(checked, Response)
@@ -356,6 +392,10 @@ REFUSALS: dict[str, tuple[bytes, int, dict[str, str], str]] = {
     "head": (request(line="HEAD /ws HTTP/1.1"), 405, {"Allow": "GET"}, "the method is HEAD"),
     "connect": (request(line="CONNECT example.org:80 HTTP/1.1"), 405, {"Allow": "GET"}, "the method is CONNECT"),
     "http 1.0": (request(line="GET /ws HTTP/1.0"), 505, {}, "HTTP/1.1"),
+    "http 1.2": (request(line="GET /ws HTTP/1.2"), 505, {}, "HTTP/1.1"),
+    "http 2.0": (request(line="GET /ws HTTP/2.0"), 505, {}, "HTTP/1.1"),
+    "asterisk": (request(line="GET * HTTP/1.1"), 400, {}, "the request target is no URI"),
+    "fragment": (request(line="GET /ws#a HTTP/1.1"), 400, {}, "the request target is no URI"),
     "no upgrade": (request(without="Upgrade"), 426, VERSION, "this is a WebSocket endpoint"),
     "other upgrade": (request("Upgrade: h2c"), 426, VERSION, "this is a WebSocket endpoint"),
     "no connection": (request(without="Connection"), 426, VERSION, "this is a WebSocket endpoint"),
@@ -1085,6 +1125,7 @@ ODD_VALUES = [
 ]
 ODD_VALUES += ["permessage-deflate", 'permessage-deflate; a="', "\x7f", "\xff", "["]
 ODD_TARGETS = ["/ws", "/ws?", "*", "http://a/ws", "http://[", "a:80", "/%", "http:", "//", "http://[::1]:x/ws"]
+ODD_TARGETS += ["/ws#", "ftp://a/ws", "http:///ws"]
 
 
 @settings(deadline=None, max_examples=200)
@@ -1201,13 +1242,40 @@ def test_headers_that_http_forbids_cannot_be_given(name: str) -> None:
         ("\xe9",),
         ("\N{SNOWMAN}",),
         ("a", "b", "a"),
+        ["a", "a"],
+        # A str is a sequence too, of subprotocols that nobody meant.
+        "chat",
+        "a",
+        "",
     ],
 )
-def test_subprotocols_must_be_distinct_tokens(subprotocols: tuple[str, ...]) -> None:
+def test_subprotocols_must_be_distinct_tokens(subprotocols: Sequence[str]) -> None:
     # A server of ours would refuse them (RFC 6455, section 4.1), and a line break would bring in a header.
-    with pytest.raises(LocalProtocolError) as caught:
-        connect(subprotocols=subprotocols)
-    assert str(caught.value) == f"the subprotocols are {subprotocols!r}; they must be distinct tokens"
+    for call in (
+        lambda: connect(subprotocols=subprotocols),
+        lambda: ServerHandshake(PLAIN, now=0.0, subprotocols=subprotocols),
+        lambda: check_subprotocols(subprotocols),
+    ):
+        with pytest.raises(LocalProtocolError) as caught:
+            call()
+        assert str(caught.value) == f"subprotocols is {subprotocols!r}; it must be a list of distinct tokens"
+
+
+@pytest.mark.parametrize("subprotocols", [(), [], ("a",), ["b", "a"], ("a", "A"), ("v1.chat~!#$%&'*+-.^_`|",)])
+def test_distinct_tokens_are_subprotocols_in_their_order(subprotocols: Sequence[str]) -> None:
+    assert check_subprotocols(subprotocols) == tuple(subprotocols)
+    assert connect(subprotocols=subprotocols).request.subprotocols == tuple(subprotocols)
+    for name in subprotocols:
+        assert serve(request(f"Sec-WebSocket-Protocol: {name}"), subprotocols=subprotocols).accept().subprotocol == name
+
+
+def test_a_list_of_subprotocols_that_changes_later_changes_nothing() -> None:
+    names = ["a"]
+    server, client = serve(request("Sec-WebSocket-Protocol: b, a"), subprotocols=names), connect(subprotocols=names)
+    names.insert(0, "b")
+    assert server.accept().subprotocol == "a"
+    client.receive_data(response("Sec-WebSocket-Protocol: b"), 0.0)
+    assert "it chose the subprotocol 'b', which was not offered" in str(client.error)
 
 
 def test_subprotocols_that_differ_only_in_case_are_distinct() -> None:
@@ -1273,9 +1341,14 @@ DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeo
         (response(DEFLATE, DEFLATE), "Sec-WebSocket-Extensions is not an answer"),
         (response(DEFLATE + ", unknown"), "Sec-WebSocket-Extensions is not an answer"),
         (response(DEFLATE + "; ;"), "Sec-WebSocket-Extensions is not an answer"),
-        (response("X-A: " + "a" * 98), "a header is longer than 100 bytes"),
-        (response(*(f"X-{n}: {n}" for n in range(6))), "more than 8 headers"),
-        (response(*(f"X-{n}: " + "a" * 95 for n in range(4))), "the head is longer than 400 bytes"),
+        *(
+            (response(line=f"HTTP/{version} 101 Switching Protocols"), "it is not HTTP/1.1")
+            for version in ("1.0", "0.9", "1.2", "2.0")
+        ),
+        # What a proxy answered that does not know what it switches to, whatever else it says.
+        (response("Upgrade: h2c", line="HTTP/1.0 101 Switching Protocols"), "it is not HTTP/1.1"),
+        (b"HTTP/1.1 100 Continue\r\n\r\n" + response(line="HTTP/1.0 101 Switching Protocols"), "it is not HTTP/1.1"),
+        (b"HTTP/1.0 100 Continue\r\n\r\n" + response("Upgrade: h2c"), "Upgrade is not websocket"),
     ],
 )
 def test_client_refuses_a_101_that_breaks_the_protocol(data: bytes, message: str) -> None:
@@ -1288,6 +1361,87 @@ def test_client_refuses_a_101_that_breaks_the_protocol(data: bytes, message: str
     assert (handshake.agreement, handshake.transport, handshake.next_timeout()) == (None, Transport.ABORT, None)
     with pytest.raises(LocalProtocolError):
         handshake.connection(0.0)
+
+
+BROKEN_LIMITS = [
+    (["X-A: " + "a" * 98], "a header is longer than 100 bytes"),
+    ([f"X-{n}: {n}" for n in range(9)], "there are more than 8 headers"),
+    ([f"X-{n}: " + "a" * 95 for n in range(4)], "the head is longer than 400 bytes"),
+]
+
+
+def broken_limit(data: bytes, chunk: int | None = None) -> str:
+    """Return what the client says of a response that goes over a limit."""
+    handshake = connect(SMALL)
+    for piece in pieces(data, chunk or len(data)):
+        handshake.receive_data(piece, 0.0)
+    assert isinstance(handshake.error, InvalidHandshake)
+    assert not isinstance(handshake.error, InvalidStatus)
+    assert (handshake.agreement, handshake.transport, handshake.next_timeout()) == (None, Transport.ABORT, None)
+    with pytest.raises(LocalProtocolError):
+        handshake.connection(0.0)
+    return str(handshake.error)
+
+
+@pytest.mark.parametrize(("headers", "message"), BROKEN_LIMITS)
+@pytest.mark.parametrize(
+    "line", ["HTTP/1.1 101 Switching Protocols", "HTTP/1.0 101 Switching Protocols", "HTTP/1.1 103 Early Hints"]
+)
+def test_the_limits_hold_for_a_101_and_for_what_comes_before_it(line: str, headers: list[str], message: str) -> None:
+    # It breaks a limit of ours, and no protocol; even where it breaks that too.
+    said = f"the server's response breaks a limit: {message}"
+    alone = "\r\n".join([line, *headers, "", ""]).encode()
+    assert broken_limit(alone) == broken_limit(alone + response()) == said
+    if " 101 " in line:
+        assert broken_limit(response(*headers, line=line)) == said
+        assert broken_limit(response(*headers, line=line) + text_frame("x", masked=False)) == said
+
+
+def hints(size: int) -> bytes:
+    """Return an informational response that takes exactly `size` bytes."""
+    head = b"HTTP/1.1 103 Early Hints\r\nX: %s\r\n\r\n"
+    return head % (b"a" * (size - len(head % b"")))
+
+
+FINAL = {
+    "101": response(),
+    "403": b"HTTP/1.1 403 Forbidden\r\nX-A: " + b"a" * 70 + b"\r\nContent-Length: 5\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7, 100])
+@pytest.mark.parametrize("name", FINAL)
+def test_informational_responses_count_towards_the_head(name: str, chunk: int | None) -> None:
+    final = FINAL[name]
+    room = 400 - len(final) - 3 * 60
+    whole = hints(60) * 3 + hints(room) + final
+    assert len(whole) == 400
+    handshake = connect(SMALL)
+    behind = b"Hello" if name == "403" else text_frame("x" * 500, masked=False)
+    for piece in pieces(whole + behind, chunk or 1000):
+        handshake.receive_data(piece, 0.0)
+    if name == "403":
+        assert isinstance(handshake.error, InvalidStatus)
+        assert handshake.error.response.body == b"Hello"
+    else:
+        assert handshake.error is None
+        assert messages(handshake.connection(0.0)) == ["x" * 500]
+    longer = hints(60) * 3 + hints(room + 1) + final + behind
+    assert broken_limit(longer, chunk) == "the server's response breaks a limit: the head is longer than 400 bytes"
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 60, 61, 1000])
+def test_a_server_that_only_ever_sends_informational_responses_is_left_at_the_limit(chunk: int) -> None:
+    handshake = connect(SMALL)
+    taken = 0
+    for piece in pieces(hints(60) * 100, chunk):
+        handshake.receive_data(piece, 0.0)
+        taken += len(piece)
+        if handshake.error is not None:
+            break
+    assert str(handshake.error) == "the server's response breaks a limit: the head is longer than 400 bytes"
+    assert 400 < taken <= max(420 + chunk, 2 * chunk)  # the seventh of them ends at 420
+    assert handshake.transport is Transport.ABORT
 
 
 def test_client_refuses_what_it_did_not_ask_for_at_all() -> None:
@@ -1368,14 +1522,7 @@ def test_client_learns_how_it_was_refused(data: bytes, eof: bool, body: bytes, c
 
 
 @pytest.mark.parametrize("line", ["HTTP/1.1 403 Forbidden", "HTTP/1.1 200 OK", "HTTP/1.0 301 Moved"])
-@pytest.mark.parametrize(
-    ("headers", "message"),
-    [
-        (["X-A: " + "a" * 98], "a header is longer than 100 bytes"),
-        ([f"X-{n}: {n}" for n in range(9)], "there are more than 8 headers"),
-        ([f"X-{n}: " + "a" * 95 for n in range(4)], "the head is longer than 400 bytes"),
-    ],
-)
+@pytest.mark.parametrize(("headers", "message"), BROKEN_LIMITS)
 def test_the_limits_hold_for_other_responses_too(headers: list[str], message: str, line: str) -> None:
     data = "\r\n".join([line, *headers, "", "Hello"]).encode()
     handshake = connect(SMALL)
@@ -1620,3 +1767,29 @@ def test_the_same_random_bytes_give_the_same_bytes_on_the_wire() -> None:
     assert first == second
     # The mask is what the source gave after the key.
     assert encode_frame(Opcode.TEXT, b"Hello", mask=bytes((2, 3, 4, 5))) in first[1]
+
+
+@pytest.mark.parametrize("target", ["ht\ntp://a/b", " http://a/b", "http://a/b\n", "/\x00", "/a b", "/a#b", "", "*"])
+def test_check_upgrade_refuses_targets_that_no_request_has(target: str) -> None:
+    checked = check_upgrade("GET", target, "1.1", Headers())
+    assert isinstance(checked, Response)
+    assert (checked.status, json.loads(checked.body)) == (400, {"error": "the request target is no URI"})
+
+
+@pytest.mark.parametrize("subprotocols", [(5,), (None,), None, b"ab", {"a"}, "chat", ["a", "a"], ["a b"]])
+def test_subprotocols_of_other_kinds_are_refused(subprotocols: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="it must be a list of distinct tokens"):
+        check_subprotocols(subprotocols)
+    upgrade = check_upgrade("GET", "/", "1.1", Headers(line for line in UPGRADE_HEADERS))
+    assert isinstance(upgrade, UpgradeRequest)
+    with pytest.raises(LocalProtocolError, match="it must be a list of distinct tokens"):
+        agree(upgrade, ConnectionConfig(), subprotocols=subprotocols)
+
+
+UPGRADE_HEADERS = [
+    ("Host", "example.org"),
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ("Sec-WebSocket-Version", "13"),
+]

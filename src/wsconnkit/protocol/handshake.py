@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -26,6 +27,7 @@ from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.http import ExtensionOffer, Headers, Response, is_token, parse_extensions
 from wsconnkit.protocol.uri import URI
 
+_TARGET = re.compile(r'[!"\x24-~\x80-\xff]+')  # no spaces, no control characters, no fragment
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 
 HeadersLike = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
@@ -91,7 +93,7 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
 
 def _path_of(target: str) -> str | None:
     """Return the path of a request target, None where it is malformed."""
-    if "#" in target:
+    if not _TARGET.fullmatch(target):
         return None
     if target.startswith("/"):
         return target.partition("?")[0]
@@ -104,13 +106,14 @@ def _path_of(target: str) -> str | None:
 
 def check_subprotocols(subprotocols: Sequence[str]) -> tuple[str, ...]:
     """Return `subprotocols` as they are. Raises LocalProtocolError when they are no sequence of distinct tokens."""
-    if isinstance(subprotocols, str) or not _are_distinct_tokens(subprotocols):
+    names: object = subprotocols
+    if not isinstance(names, (list, tuple)) or not _are_distinct_tokens(names):
         raise LocalProtocolError(f"subprotocols is {subprotocols!r}; it must be a list of distinct tokens")
-    return tuple(subprotocols)
+    return tuple(names)
 
 
-def _are_distinct_tokens(names: Sequence[str]) -> bool:
-    return all(is_token(name) for name in names) and len(set(names)) == len(names)
+def _are_distinct_tokens(names: Sequence[object]) -> bool:
+    return all(isinstance(name, str) and is_token(name) for name in names) and len(set(names)) == len(names)
 
 
 def _is_nonce(key: str) -> bool:
@@ -133,7 +136,7 @@ def agree(
     request: UpgradeRequest, config: ConnectionConfig, *, subprotocols: Sequence[str] = (), headers: HeadersLike = ()
 ) -> Agreement:
     """Return the answer to `request`; the first of our `subprotocols` that the client knows is chosen."""
-    subprotocol = next((name for name in subprotocols if name in request.subprotocols), None)
+    subprotocol = next((name for name in check_subprotocols(subprotocols) if name in request.subprotocols), None)
     accepted = server_accept(config.compression, request.extensions) if config.compression else None
     answer = [
         ("Upgrade", "websocket"),
@@ -468,8 +471,8 @@ class ClientHandshake(_Handshake):
                         self._fail_refused()
                 elif isinstance(event, h11.EndOfMessage):
                     self._fail_refused()
-                elif event is h11.NEED_DATA:
-                    return
+                else:
+                    return  # more data is needed
         except h11.RemoteProtocolError as error:
             if self._refused is not None:
                 self._fail_refused()  # its body is cut short
