@@ -123,9 +123,11 @@ class Connection:
         self._calls += 1
         if self._calls % _TURN == 0:
             await asyncio.sleep(0)  # a peer that reads as fast as we send must not keep the loop for itself
-        await self._ready_to_send()
+        pump = self._pump
+        if not pump.is_ready_to_send:
+            await self._ready_to_send()
         self._core.send(message, self._loop.time())
-        self._pump.flush_soon()
+        pump.flush_soon()
 
     async def ping(self, payload: bytes | bytearray | memoryview | None = None) -> float:
         """Send a ping, wait for its pong and return the seconds between them.
@@ -214,11 +216,9 @@ class Connection:
     async def _ready_to_send(self) -> None:
         """Wait while too much is unsent. Raises ConnectionClosed when nothing can be sent any more."""
         pump = self._pump
-        while True:
-            if self._core.state is not State.OPEN or pump.transport is None or pump.transport.is_closing():
+        while not pump.is_ready_to_send:
+            if pump.is_ending:
                 raise await self._closed()
-            if pump.writable.is_set():
-                return
             await pump.writable.wait()
 
     async def _closed(self) -> ConnectionClosed:

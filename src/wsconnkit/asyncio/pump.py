@@ -117,6 +117,16 @@ class Pump(asyncio.Protocol):
         if not self._released:
             self._alarm.set(self.core.next_timeout())
 
+    @property
+    def is_ending(self) -> bool:
+        """Nothing can be sent any more."""
+        return self.core.state is not State.OPEN or self.transport is None or self.transport.is_closing()
+
+    @property
+    def is_ready_to_send(self) -> bool:
+        """A message that is sent now will go out, and not too much is unsent."""
+        return self.writable.is_set() and not self.is_ending
+
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""
         self._flush_scheduled = False

@@ -82,14 +82,17 @@ class Heartbeat:
     """
 
     __slots__ = (
-        "_config",
+        "_deadline",
+        "_interval",
+        "_max_missed",
         "_missed",
         "_new_payload",
         "_now",
         "_phase",
         "_pings",
         "_reading_paused",
-        "_since",
+        "_tolerance",
+        "_waits",
         "_writing_paused",
         "latency",
     )
@@ -97,10 +100,19 @@ class Heartbeat:
     def __init__(
         self, config: HeartbeatConfig | None, *, now: float, new_payload: Callable[[int], bytes] = os.urandom
     ) -> None:
-        self._config = config
         self._new_payload = new_payload
+        self._max_missed = config.max_missed if config else 0
+        self._tolerance = config.timeout / 2 if config else inf
+        self._waits = {
+            _Phase.IDLE: config.interval if config else inf,
+            _Phase.PINGED: config.timeout if config else inf,
+            _Phase.CHECKING: READ_GRACE,
+            _Phase.DEAD: inf,
+        }
+        self._interval = self._waits[_Phase.IDLE]
+        self._now = now
         self._phase = _Phase.IDLE
-        self._now = self._since = now
+        self._deadline = now + self._interval
         self._missed = 0
         self._pings: dict[bytes, float] = {}
         self._reading_paused = self._writing_paused = False
@@ -115,12 +127,12 @@ class Heartbeat:
         """
         if now > self._now:
             self._now = now
-        late_by = self._late_by()
+        late_by = self._now - self._deadline
         if self._phase is not _Phase.DEAD:
             self._phase = _Phase.IDLE
-            self._since = self._now
+            self._deadline = self._now + self._interval
             self._missed = 0
-        return late_by
+        return late_by if late_by > self._tolerance and not self._reading_paused else 0.0
 
     def on_ping_sent(self, payload: bytes, now: float) -> None:
         """Remember a ping that the application sends, so that its pong gives a latency."""
@@ -171,13 +183,7 @@ class Heartbeat:
 
     def next_timeout(self) -> float | None:
         """Return when to call `handle_timeout`, in seconds on the clock of `now`, or None. Changes nothing."""
-        if self._config is None or self._reading_paused or self._phase is _Phase.DEAD:
-            return None
-        if self._phase is _Phase.IDLE:
-            return self._since + self._config.interval
-        if self._phase is _Phase.PINGED:
-            return self._since + self._config.timeout
-        return self._since + READ_GRACE
+        return None if self._reading_paused or self._deadline == inf else self._deadline
 
     def handle_timeout(self, now: float) -> Beat:
         """Do what is due. Early, late and repeated calls are safe; `now` before the last one is clamped."""
@@ -185,43 +191,33 @@ class Heartbeat:
         deadline = self.next_timeout()
         if deadline is None or now < deadline:
             return Beat()
-        assert self._config is not None  # or there would be no deadline
-        late_by = self._late_by()
+        late_by = now - deadline if now - deadline > self._tolerance else 0.0
         if self._phase is _Phase.IDLE:
             return Beat(ping=self._ping(), late_by=late_by)
         if self._writing_paused:
             # The ping may not have left yet, so its clock does not run.
-            self._phase = _Phase.PINGED
-            self._since = now
+            self._wait_in(_Phase.PINGED)
             return Beat(late_by=late_by)
-        is_last = self._phase is _Phase.PINGED and self._missed + 1 == self._config.max_missed
+        is_last = self._phase is _Phase.PINGED and self._missed + 1 == self._max_missed
         if late_by or is_last:
             # A late timer says that we were away, not that the peer was: read once before the verdict.
-            self._phase = _Phase.CHECKING
-            self._since = now
+            self._wait_in(_Phase.CHECKING)
             return Beat(late_by=late_by)
         self._missed += 1
-        if self._missed == self._config.max_missed:
-            self._phase = _Phase.DEAD
-            return Beat(missed=self._missed, dead=True, late_by=late_by)
-        return Beat(ping=self._ping(), missed=self._missed, late_by=late_by)
-
-    def _late_by(self) -> float:
-        deadline = self.next_timeout()
-        if deadline is None or self._config is None:
-            return 0.0
-        late_by = self._now - deadline
-        return late_by if late_by > self._config.timeout / 2 else 0.0
+        if self._missed == self._max_missed:
+            self._wait_in(_Phase.DEAD)
+            return Beat(missed=self._missed, dead=True)
+        return Beat(ping=self._ping(), missed=self._missed)
 
     def _ping(self) -> bytes:
         payload = self._new_payload(4)
         self.on_ping_sent(payload, self._now)
-        self._phase = _Phase.PINGED
-        self._since = self._now
+        self._wait_in(_Phase.PINGED)
         return payload
 
     def _restart(self) -> None:
-        if self._phase is _Phase.CHECKING:
-            self._phase = _Phase.PINGED
-        if self._phase is not _Phase.DEAD:
-            self._since = self._now
+        self._wait_in(_Phase.PINGED if self._phase is _Phase.CHECKING else self._phase)
+
+    def _wait_in(self, phase: _Phase) -> None:
+        self._phase = phase
+        self._deadline = self._now + self._waits[phase]

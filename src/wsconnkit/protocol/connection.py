@@ -155,15 +155,16 @@ class Connection:
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the transport. Never raises for what the peer did."""
         self._tick(now)
-        if self._closing.state is State.CLOSED or not data:
+        state = self._closing.state
+        if state is State.CLOSED or not data:
             return
         self._last_in = self._now
         late_by = self._heartbeat.on_data(self._now)
-        if late_by and self._closing.state is State.OPEN:
+        if late_by and state is State.OPEN:
             self._note_stall(late_by)
         self.stats.bytes_received += len(data)
         self._messages_in_read = False
-        if self._can_read and self._held_end is None:
+        if self._held_end is None and self._can_read:
             self._reader.receive_data(data)
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:

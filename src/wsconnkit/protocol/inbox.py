@@ -38,16 +38,16 @@ class Inbox:
     @property
     def full(self) -> bool:
         """Reading should pause."""
-        return self._messages >= self._max_messages or self._waiting_bytes >= self._max_bytes
+        if self._within and not self._messages:
+            return self._unfinished_bytes >= self._max_bytes
+        return self._messages >= self._max_messages or self._bytes >= self._max_bytes
 
     @property
     def low(self) -> bool:
         """Reading may resume: at most half of what is allowed is left."""
-        return self._messages <= self._max_messages // 2 and self._waiting_bytes <= self._max_bytes // 2
-
-    @property
-    def _waiting_bytes(self) -> int:
-        return self._bytes + (self._unfinished_bytes if self._within and not self._messages else 0)
+        if self._within and not self._messages:
+            return self._unfinished_bytes <= self._max_bytes // 2
+        return self._messages <= self._max_messages // 2 and self._bytes <= self._max_bytes // 2
 
     @property
     def messages(self) -> int:
