@@ -212,6 +212,32 @@ def test_a_flood_of_pings_in_one_read_leaves_others_their_turn_and_is_answered_w
     run(main())
 
 
+def test_a_transport_that_is_lost_amid_a_flood_ends_the_connection_at_once(run: Run) -> None:
+    async def main() -> None:
+        arrived: asyncio.Queue[Connection] = asyncio.Queue()
+
+        async def handler(ws: Connection) -> None:
+            arrived.put_nowait(ws)
+            await ws.wait_closed()
+
+        async with serve(handler, "127.0.0.1", 0, config=PLAIN) as server:
+            _, writer = await raw_client(server)
+            ws = await arrived.get()
+            ping = encode_frame(Opcode.PING, b"", mask=MASK)
+            message = encode_frame(Opcode.TEXT, b"x", mask=MASK)
+            ws._pump.data_received(ping * 3000 + message * 1000)
+            ws._pump.connection_lost(ConnectionResetError())
+            await ws.wait_closed()
+            assert (info(ws).cause, info(ws).code) == (Cause.TRANSPORT_LOST, 1006)
+            assert [await ws.recv() for _ in range(PLAIN.queue.max_messages)] == ["x"] * PLAIN.queue.max_messages
+            for call in (ws.recv, ws.ping, lambda: ws.send("x")):
+                with pytest.raises(ConnectionClosedError):
+                    await call()
+            writer.close()
+
+    run(main())
+
+
 def test_a_ping_waits_while_too_much_is_unsent(run: Run) -> None:
     async def main() -> None:
         arrived: asyncio.Queue[Connection] = asyncio.Queue()

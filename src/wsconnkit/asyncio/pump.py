@@ -101,12 +101,14 @@ class Pump(asyncio.Protocol):
         while True:
             for count, event in enumerate(core.events()):
                 if type(event) is Message:
+                    if self._released and inbox.full:
+                        continue  # there is no room to keep it, and no transport to hold it back
                     inbox.put(event)
                     if inbox.full:
                         self._pause_reading()
                 else:
                     self._on_event(event)
-                if count == _MAX_EVENTS:
+                if count == _MAX_EVENTS and not self._released:
                     self._take_turns()
                     break
             if self.reading or core.state is State.OPEN:
@@ -184,7 +186,7 @@ class Pump(asyncio.Protocol):
         self.pump()
 
     def _pause_reading(self) -> None:
-        if self.reading and self.transport is not None:
+        if self.reading and self.transport is not None and not self._released:
             self.reading = False
             self.core.reading_paused(self.loop.time())
             self.transport.pause_reading()
