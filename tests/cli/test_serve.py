@@ -53,7 +53,9 @@ def test_it_echoes_and_logs_json_lines(serving: Any) -> None:
     assert (opened["type"], opened["path"]) == ("connection_opened", "/ws")
     assert (closed["type"], closed["code"], closed["cause"]) == ("connection_closed", 1000, "peer_close")
     assert opened["connection_id"] == closed["connection_id"]
-    assert (stopping["type"], stopping["connections"], end["type"]) == ("server_stopping", 0, "server_stopped")
+    assert (stopping["type"], end["type"]) == ("server_stopping", "server_stopped")
+    # The log tells the end of a connection a moment before its handler has returned.
+    assert stopping["connections"] in (0, 1)
     for line in [started, *lines]:
         assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
         assert isinstance(line["type"], str)
