@@ -43,6 +43,17 @@ def info(ws: Connection) -> CloseInfo:
     return ws.close_info
 
 
+class Arrivals:
+    """A handler that keeps its connections open and at hand."""
+
+    def __init__(self) -> None:
+        self.connections: asyncio.Queue[Connection] = asyncio.Queue()
+
+    async def __call__(self, ws: Connection) -> None:
+        self.connections.put_nowait(ws)
+        await ws.wait_closed()
+
+
 def filled(ws: Connection) -> bool:
     return ws._pump.transport is not None and ws._pump.transport.get_write_buffer_size() > 0
 
@@ -89,15 +100,10 @@ def test_pings_are_answered_at_once_after_a_timer_found_the_buffer_filled(
     run_virtual: Run, virtual_loop: VirtualTimeLoop
 ) -> None:
     async def main() -> None:
-        arrived: asyncio.Queue[Connection] = asyncio.Queue()
-
-        async def handler(ws: Connection) -> None:
-            arrived.put_nowait(ws)
-            await ws.wait_closed()
-
-        async with serve(handler, "127.0.0.1", 0, config=PLAIN) as server:
+        arrivals = Arrivals()
+        async with serve(arrivals, "127.0.0.1", 0, config=PLAIN) as server:
             reader, writer = await raw_client(server)
-            ws = await arrived.get()
+            ws = await arrivals.connections.get()
             transport = ws._pump.transport
             assert transport is not None
             writer.transport.pause_reading()  # type: ignore[attr-defined]
@@ -190,15 +196,10 @@ def test_a_handler_that_only_sends_leaves_others_their_turn(run: Run) -> None:
 
 def test_a_flood_of_pings_in_one_read_leaves_others_their_turn_and_is_answered_whole(run: Run) -> None:
     async def main() -> None:
-        arrived: asyncio.Queue[Connection] = asyncio.Queue()
-
-        async def handler(ws: Connection) -> None:
-            arrived.put_nowait(ws)
-            await ws.wait_closed()
-
-        async with serve(handler, "127.0.0.1", 0, config=PLAIN) as server:
+        arrivals = Arrivals()
+        async with serve(arrivals, "127.0.0.1", 0, config=PLAIN) as server:
             reader, writer = await raw_client(server)
-            ws = await arrived.get()
+            ws = await arrivals.connections.get()
             ping = encode_frame(Opcode.PING, b"", mask=MASK)
             last = encode_frame(Opcode.TEXT, b"last", mask=MASK)
             ws._pump.data_received(ping * 5000 + last)
@@ -214,15 +215,10 @@ def test_a_flood_of_pings_in_one_read_leaves_others_their_turn_and_is_answered_w
 
 def test_a_transport_that_is_lost_amid_a_flood_ends_the_connection_at_once(run: Run) -> None:
     async def main() -> None:
-        arrived: asyncio.Queue[Connection] = asyncio.Queue()
-
-        async def handler(ws: Connection) -> None:
-            arrived.put_nowait(ws)
-            await ws.wait_closed()
-
-        async with serve(handler, "127.0.0.1", 0, config=PLAIN) as server:
+        arrivals = Arrivals()
+        async with serve(arrivals, "127.0.0.1", 0, config=PLAIN) as server:
             _, writer = await raw_client(server)
-            ws = await arrived.get()
+            ws = await arrivals.connections.get()
             ping = encode_frame(Opcode.PING, b"", mask=MASK)
             message = encode_frame(Opcode.TEXT, b"x", mask=MASK)
             ws._pump.data_received(ping * 3000 + message * 1000)
@@ -240,15 +236,10 @@ def test_a_transport_that_is_lost_amid_a_flood_ends_the_connection_at_once(run: 
 
 def test_a_ping_waits_while_too_much_is_unsent(run: Run) -> None:
     async def main() -> None:
-        arrived: asyncio.Queue[Connection] = asyncio.Queue()
-
-        async def handler(ws: Connection) -> None:
-            arrived.put_nowait(ws)
-            await ws.wait_closed()
-
-        async with serve(handler, "127.0.0.1", 0, config=PLAIN) as server:
+        arrivals = Arrivals()
+        async with serve(arrivals, "127.0.0.1", 0, config=PLAIN) as server:
             reader, writer = await raw_client(server)
-            ws = await arrived.get()
+            ws = await arrivals.connections.get()
             writer.transport.pause_reading()  # type: ignore[attr-defined]
             await ws.send(os.urandom(8 * 1024 * 1024))
             sent = ws._core.stats.bytes_sent

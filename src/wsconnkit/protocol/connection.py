@@ -101,7 +101,6 @@ class Connection:
         random_bytes: Callable[[int], bytes] = os.urandom,
     ) -> None:
         config = config or ConnectionConfig()
-        self._role = role
         self._is_client = role is Role.CLIENT
         self._random_bytes = random_bytes
         self._close_timeout = config.close.timeout
