@@ -349,7 +349,7 @@ def test_server_answers_the_example_of_the_rfc() -> None:
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_server_takes_requests_that_look_unusual(headers: list[str], chunk: int | None) -> None:
     handshake = serve(request(*headers), ConnectionConfig(), chunk=chunk)
-    assert handshake.rejected is None
+    assert handshake.response is None
     handshake.accept()
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, raw.headers.get("Sec-WebSocket-Accept")) == (101, ACCEPT)
@@ -450,11 +450,11 @@ def test_server_refuses_with_a_complete_response(name: str, chunk: int | None) -
     assert raw.headers.get("Content-Type") == "application/json"
     for key, value in headers.items():
         assert raw.headers.get(key) == value
-    assert handshake.rejected is not None
-    assert error in json.loads(handshake.rejected.body)["error"]
-    assert raw.headers.get_all("Content-Length") == [str(len(handshake.rejected.body))]
+    assert handshake.response is not None
+    assert error in json.loads(handshake.response.body)["error"]
+    assert raw.headers.get_all("Content-Length") == [str(len(handshake.response.body))]
     # An answer to HEAD says how long the body would be, and leaves it out (RFC 9110, section 9.3.2).
-    assert raw.body == (b"" if data.startswith(b"HEAD") else handshake.rejected.body)
+    assert raw.body == (b"" if data.startswith(b"HEAD") else handshake.response.body)
     assert (handshake.transport, handshake.request, handshake.agreement) == (Transport.SEND_EOF, None, None)
 
 
@@ -471,28 +471,28 @@ def test_an_answer_to_head_is_that_to_get_without_the_body() -> None:
     # "The server MUST NOT send content in the response" (RFC 9110, section 9.3.2): it would be read as the next.
     head = serve(request(line="HEAD /ws HTTP/1.1"))
     raw = take_apart(head.data_to_send())
-    assert head.rejected is not None
-    assert head.rejected.body
+    assert head.response is not None
+    assert head.response.body
     assert (raw.status, raw.body) == (405, b"")
-    assert raw.headers.get_all("Content-Length") == [str(len(head.rejected.body))]
+    assert raw.headers.get_all("Content-Length") == [str(len(head.response.body))]
     assert raw.headers.get("Content-Type") == "application/json"
     over = serve(request(line="HEAD /" + "a" * 100 + " HTTP/1.1"), SMALL)
     raw = take_apart(over.data_to_send())
-    assert over.rejected is not None
-    assert (raw.status, raw.body, raw.headers.get("Content-Length")) == (414, b"", str(len(over.rejected.body)))
+    assert over.response is not None
+    assert (raw.status, raw.body, raw.headers.get("Content-Length")) == (414, b"", str(len(over.response.body)))
 
 
 @pytest.mark.parametrize("name", ["post", "http 1.0", "no upgrade", "body", "path", "tls", "long header"])
 def test_after_a_refusal_nothing_more_is_read_or_accepted(name: str) -> None:
     handshake = serve(REFUSALS[name][0], SMALL, path="/ws")
     handshake.data_to_send()
-    rejected = handshake.rejected
+    rejected = handshake.response
     handshake.receive_data(request(), 1.0)
-    assert (handshake.rejected, handshake.request, handshake.data_to_send()) == (rejected, None, b"")
+    assert (handshake.response, handshake.request, handshake.data_to_send()) == (rejected, None, b"")
     with pytest.raises(LocalProtocolError, match="there is no request to answer"):
         handshake.accept()
     with pytest.raises(LocalProtocolError, match="there is no request to answer"):
-        handshake.reject(Response(403))
+        handshake.respond(Response(403))
     with pytest.raises(LocalProtocolError, match="no connection"):
         handshake.connection(1.0)
     assert handshake.data_to_send() == b""
@@ -527,7 +527,7 @@ def test_a_clock_that_goes_back_does_not_shorten_the_close_timeout() -> None:
 @pytest.mark.parametrize("status", [403, 401, 503, 302, 499, 599])
 def test_reject_sends_the_response_that_is_given(status: int) -> None:
     handshake = serve(request())
-    handshake.reject(Response(status, Headers([("X-A", "1"), ("X-A", "2")]), b"because"))
+    handshake.respond(Response(status, Headers([("X-A", "1"), ("X-A", "2")]), b"because"))
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, raw.body, raw.headers.get_all("X-A")) == (status, b"because", ["1", "2"])
     assert raw.phrase == {403: "Forbidden", 401: "Unauthorized", 503: "Service Unavailable", 302: "Found"}.get(
@@ -535,12 +535,12 @@ def test_reject_sends_the_response_that_is_given(status: int) -> None:
     )
     assert (raw.headers.get("Content-Length"), raw.headers.get("Connection")) == ("7", "close")
     assert handshake.transport is Transport.SEND_EOF
-    assert handshake.rejected is not None
+    assert handshake.response is not None
 
 
 def test_reject_needs_no_body() -> None:
     handshake = serve(request())
-    handshake.reject(Response(403))
+    handshake.respond(Response(403))
     raw = take_apart(handshake.data_to_send())
     assert (raw.headers.get("Content-Length"), raw.body) == ("0", b"")
 
@@ -551,7 +551,7 @@ def test_a_status_without_a_body_is_sent_without_a_length(status: int) -> None:
     # that of a 304 would be that of another response (RFC 9110, section 8.6).
     handshake = serve(request())
     rejected = Response(status, Headers({"ETag": '"a"'}))
-    handshake.reject(rejected)
+    handshake.respond(rejected)
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, raw.body, raw.headers.get("ETag"), raw.headers.get("Connection")) == (
         status,
@@ -561,7 +561,7 @@ def test_a_status_without_a_body_is_sent_without_a_length(status: int) -> None:
     )
     assert "Content-Length" not in raw.headers
     assert "Transfer-Encoding" not in raw.headers
-    assert (handshake.rejected, handshake.transport) == (rejected, Transport.SEND_EOF)
+    assert (handshake.response, handshake.transport) == (rejected, Transport.SEND_EOF)
     client = connect()
     client.receive_data(f"HTTP/1.1 {status} X\r\nConnection: close\r\n\r\n".encode(), 0.0)
     assert isinstance(client.error, InvalidStatus)  # without waiting for an end
@@ -571,7 +571,7 @@ def test_a_status_without_a_body_is_sent_without_a_length(status: int) -> None:
 def test_a_204_with_a_length_is_not_sent(name: str, value: str) -> None:
     handshake = serve(request())
     with contextlib.suppress(LocalProtocolError):
-        handshake.reject(Response(204, Headers({name: value})))
+        handshake.respond(Response(204, Headers({name: value})))
     assert name not in take_apart(handshake.data_to_send() or b"HTTP/1.1 0 \r\n\r\n").headers
 
 
@@ -645,7 +645,7 @@ def test_no_header_value_in_an_error(value: str) -> None:
     for call in (
         lambda: connect(headers=headers),
         lambda: handshake.accept(headers),
-        lambda: handshake.reject(Response(403, Headers(headers))),
+        lambda: handshake.respond(Response(403, Headers(headers))),
     ):
         with pytest.raises(LocalProtocolError) as caught:
             call()
@@ -666,7 +666,7 @@ def test_headers_within_iso_8859_1_are_sent_as_such() -> None:
     handshake.accept({"X-A": "caf\xe9"})
     assert b"X-A: caf\xe9\r\n" in handshake.data_to_send()
     handshake = serve(request())
-    handshake.reject(Response(403, Headers({"X-A": "caf\xe9"})))
+    handshake.respond(Response(403, Headers({"X-A": "caf\xe9"})))
     assert b"X-A: caf\xe9\r\n" in handshake.data_to_send()
 
 
@@ -695,8 +695,8 @@ def test_responses_that_http_forbids_are_refused_by_reject_and_accept_then_still
     elif name.startswith("body with "):
         message = f"^a response with the status {response.status} has no body$"
     with pytest.raises(LocalProtocolError, match=message):
-        handshake.reject(response)
-    assert (handshake.rejected, handshake.data_to_send(), handshake.transport) == (None, b"", Transport.OPEN)
+        handshake.respond(response)
+    assert (handshake.response, handshake.data_to_send(), handshake.transport) == (None, b"", Transport.OPEN)
     handshake.accept()
     assert take_apart(handshake.data_to_send()).status == 101
 
@@ -706,7 +706,7 @@ def test_accept_and_reject_need_a_request() -> None:
     with pytest.raises(LocalProtocolError, match="there is no request to answer"):
         handshake.accept()
     with pytest.raises(LocalProtocolError, match="there is no request to answer"):
-        handshake.reject(Response(403))
+        handshake.respond(Response(403))
     with pytest.raises(LocalProtocolError, match="the handshake has not succeeded"):
         handshake.connection(0.0)
     handshake.receive_data(b"\n", 0.0)
@@ -720,7 +720,7 @@ def test_accept_and_reject_work_once() -> None:
     with pytest.raises(LocalProtocolError):
         handshake.accept()
     with pytest.raises(LocalProtocolError):
-        handshake.reject(Response(403))
+        handshake.respond(Response(403))
     assert output
     assert handshake.data_to_send() == b""
     assert handshake.agreement is not None
@@ -798,7 +798,7 @@ def test_early_data_is_forgiven_up_to_the_size_of_a_head(chunk: int | None) -> N
     handshake = serve(request(), SMALL)
     for piece in pieces(frames, chunk or len(frames)):
         handshake.receive_data(piece, 0.0)
-    assert handshake.rejected is None
+    assert handshake.response is None
     handshake.accept()
     assert messages(handshake.connection(0.0)) == ["x" * 392]
 
@@ -813,9 +813,9 @@ def test_more_early_data_is_refused(chunk: int | None) -> None:
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, json.loads(raw.body)) == (400, TOO_EARLY)
     assert (handshake.transport, handshake.agreement) == (Transport.SEND_EOF, None)
-    assert handshake.rejected is not None
-    assert handshake.rejected.body == raw.body
-    for call in (handshake.accept, lambda: handshake.reject(Response(403))):
+    assert handshake.response is not None
+    assert handshake.response.body == raw.body
+    for call in (handshake.accept, lambda: handshake.respond(Response(403))):
         with pytest.raises(LocalProtocolError, match="there is no request to answer"):
             call()
     handshake.receive_data(b"x" * 1000, 2.0)
@@ -830,15 +830,15 @@ def test_after_an_answer_nothing_is_too_early() -> None:
     frames = text_frame("x" * 1000, masked=True)
     for piece in pieces(frames, 300):
         handshake.receive_data(piece, 0.0)
-    assert (handshake.rejected, handshake.transport) == (None, Transport.OPEN)
+    assert (handshake.response, handshake.transport) == (None, Transport.OPEN)
     assert messages(handshake.connection(0.0)) == ["x" * 1000]
 
 
 def test_an_empty_read_is_no_verdict_on_what_came_before_it() -> None:
     handshake = serve(head_of(400) + text_frame("x" * 1000, masked=True), SMALL)
-    verdict = handshake.rejected
+    verdict = handshake.response
     handshake.receive_data(b"", 0.0)
-    assert handshake.rejected is verdict
+    assert handshake.response is verdict
 
 
 def test_what_is_kept_for_the_connection_before_an_answer_is_bounded() -> None:
@@ -876,7 +876,7 @@ def test_a_client_that_never_finishes_its_request_is_told_so() -> None:
 def test_a_client_that_sends_nothing_is_dropped_without_a_word() -> None:
     handshake = ServerHandshake(PLAIN, now=0.0)
     assert expire(handshake) == 10.0
-    assert (handshake.transport, handshake.data_to_send(), handshake.rejected) == (Transport.ABORT, b"", None)
+    assert (handshake.transport, handshake.data_to_send(), handshake.response) == (Transport.ABORT, b"", None)
     assert handshake.next_timeout() is None
 
 
@@ -891,25 +891,70 @@ def test_a_request_that_lies_in_the_socket_when_the_timer_fires_late_is_taken() 
     assert (handshake.transport, handshake.next_timeout()) == (Transport.OPEN, None)
 
 
-def test_the_deadline_is_for_the_client_not_for_the_application() -> None:
-    # The limit is "from the first wait to the last byte of the head", and the head is there.
+def test_the_application_has_as_long_as_the_client_and_then_the_answer_is_503() -> None:
     handshake = ServerHandshake(PLAIN, now=0.0)
     handshake.receive_data(request()[:-1], 5.0)
     assert handshake.next_timeout() == 10.0
     handshake.handle_timeout(10.0)
     handshake.receive_data(request()[-1:], 10.005)  # before the verdict
-    assert handshake.next_timeout() is None
-    for now in (10.01, 60.0, 61.0):
-        handshake.handle_timeout(now)
-    assert (handshake.rejected, handshake.transport, handshake.data_to_send()) == (None, Transport.OPEN, b"")
-    handshake.accept()
-    assert take_apart(handshake.data_to_send()).status == 101
+    handshake.handle_timeout(20.0)
+    assert (handshake.response, handshake.transport) == (None, Transport.OPEN)
+    assert expire(handshake) == pytest.approx(20.005)
+    raw = take_apart(handshake.data_to_send())
+    assert (raw.status, raw.headers.get("Retry-After")) == (503, "1")
+    with pytest.raises(LocalProtocolError, match="no request to answer"):
+        handshake.accept()
+
+
+PLAIN_HTTP = b"GET /healthz?x=1 HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        PLAIN_HTTP,
+        b"HEAD /healthz HTTP/1.0\r\n\r\n",
+        b"POST /healthz HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\nabc",
+    ],
+)
+def test_a_request_for_something_else_can_be_answered(data: bytes) -> None:
+    handshake = ServerHandshake(PLAIN, now=0.0, path="/ws", http=True)
+    handshake.receive_data(data, 0.0)
+    assert handshake.request is None
+    assert handshake.http_request is not None
+    assert (handshake.http_request.method, handshake.http_request.path) == (data.split()[0].decode(), "/healthz")
+    with pytest.raises(LocalProtocolError, match="no request to answer"):
+        handshake.accept()
+    handshake.respond(Response(200, Headers({"Content-Type": "text/plain"}), b"well\n"))
+    raw = take_apart(handshake.data_to_send())
+    assert (raw.status, raw.body) == (200, b"" if data.startswith(b"HEAD") else b"well\n")
+    assert (raw.headers.get("Content-Length"), raw.headers.get("Connection")) == ("5", "close")
+    assert handshake.transport is Transport.SEND_EOF
+    with pytest.raises(LocalProtocolError, match="no request to answer"):
+        handshake.respond(Response(200))
+
+
+def test_without_being_asked_for_such_requests_are_refused() -> None:
+    handshake = ServerHandshake(PLAIN, now=0.0)
+    handshake.receive_data(PLAIN_HTTP, 0.0)
+    assert handshake.http_request is None
+    assert handshake.response is not None
+    assert handshake.response.status == 426
+
+
+def test_requests_show_neither_query_nor_headers() -> None:
+    handshake = ServerHandshake(PLAIN, now=0.0)
+    handshake.receive_data(request(line="GET /ws?token=secret HTTP/1.1"), 0.0)
+    assert repr(handshake.request) == "<UpgradeRequest '/ws'>"
+    other = ServerHandshake(PLAIN, now=0.0, http=True)
+    other.receive_data(PLAIN_HTTP, 0.0)
+    assert repr(other.http_request) == "<HTTPRequest GET '/healthz'>"
 
 
 def test_an_application_that_refuses_late_gives_the_client_the_whole_close_timeout() -> None:
     handshake = serve(request())
     handshake.handle_timeout(60.0)
-    handshake.reject(Response(403))
+    handshake.respond(Response(403))
     assert expire(handshake) == 60.0 + PLAIN.close.timeout
     assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
 
@@ -933,7 +978,7 @@ def test_the_end_of_the_transport_ends_the_handshake(data: bytes) -> None:
     with pytest.raises(LocalProtocolError):
         handshake.accept()
     with pytest.raises(LocalProtocolError):
-        handshake.reject(Response(403))
+        handshake.respond(Response(403))
     assert handshake.data_to_send() == b""
 
 
@@ -967,7 +1012,7 @@ def test_an_aborted_handshake_stays_so_whatever_comes_late(make: Callable[[], Se
             None,
             b"",
         )
-        assert (handshake.request, handshake.rejected, handshake.agreement) == (None, None, None)
+        assert (handshake.request, handshake.response, handshake.agreement) == (None, None, None)
 
 
 @pytest.mark.parametrize("make", [lambda: ServerHandshake(now=0.0), connect])
@@ -1006,7 +1051,7 @@ def test_a_client_that_sends_only_empty_reads_is_dropped_without_a_word() -> Non
     handshake = ServerHandshake(PLAIN, now=0.0)
     handshake.receive_data(b"", 1.0)
     assert expire(handshake) == 10.0
-    assert (handshake.transport, handshake.data_to_send(), handshake.rejected) == (Transport.ABORT, b"", None)
+    assert (handshake.transport, handshake.data_to_send(), handshake.response) == (Transport.ABORT, b"", None)
 
 
 # What comes behind the handshake.
@@ -1068,12 +1113,12 @@ def drive(handshake: ServerHandshake, chunks: list[bytes]) -> None:
     for chunk in chunks:
         handshake.receive_data(chunk, 0.0)
     output = handshake.data_to_send()
-    if handshake.rejected is not None:
+    if handshake.response is not None:
         raw = take_apart(output)
         assert 400 <= raw.status < 600
         assert (raw.status, raw.headers.get("Content-Length")) == (
-            handshake.rejected.status,
-            str(len(handshake.rejected.body)),
+            handshake.response.status,
+            str(len(handshake.response.body)),
         )
         assert handshake.transport is Transport.SEND_EOF
         assert handshake.request is None
@@ -1737,10 +1782,10 @@ def test_a_refusal_of_ours_reaches_a_client_of_ours_whole() -> None:
             continue  # its answer has no body, which a client that asked with GET would wait for
         client.receive_data(output, 0.0)
         assert isinstance(client.error, InvalidStatus)
-        assert server.rejected is not None
+        assert server.response is not None
         assert (client.error.response.status, client.error.response.body) == (
-            server.rejected.status,
-            server.rejected.body,
+            server.response.status,
+            server.response.body,
         )
 
 

@@ -107,8 +107,8 @@ class Server:
 
     def _on_end(self, handshake: ServerHandshake, opening: Opening) -> None:
         self._openings.discard(opening)
-        if handshake.rejected is not None:
-            log_refused(opening.remote_address, handshake.rejected.status)
+        if handshake.response is not None:
+            log_refused(opening.remote_address, handshake.response.status)
 
     async def _run_handler(self, connection: Connection) -> None:
         try:

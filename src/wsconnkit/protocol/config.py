@@ -40,7 +40,7 @@ class QueueConfig:
 class HandshakeLimits:
     """Limits on a peer's opening handshake. Raises ValueError for values that are not positive.
 
-    timeout: seconds from the first wait to the last byte of the head.
+    timeout: seconds from the first wait to the last byte of the head, and then for our answer to a request.
     max_line: bytes of the request target, or of one header's name and value.
     max_headers: number of headers.
     max_head: bytes of the request or status line and all headers together.

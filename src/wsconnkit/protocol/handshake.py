@@ -59,6 +59,27 @@ class UpgradeRequest:
         """The target's path, without the query, as the client wrote it."""
         return _path_of(self.target) or "/"
 
+    def __repr__(self) -> str:
+        # Targets, headers and subprotocols can hold tokens.
+        return f"<UpgradeRequest {self.path!r}>"
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPRequest:
+    """The head of an HTTP request that asks for no WebSocket; a body is not read."""
+
+    method: str
+    target: str
+    headers: Headers
+
+    @property
+    def path(self) -> str:
+        """The target's path, without the query, as the client wrote it."""
+        return _path_of(self.target) or "/"
+
+    def __repr__(self) -> str:
+        return f"<HTTPRequest {self.method} {self.path!r}>"
+
 
 def check_upgrade(method: str, target: str, http_version: str, headers: Headers) -> UpgradeRequest | Response:
     """Return the request for a WebSocket that an HTTP request makes, or the response that refuses it.
@@ -72,8 +93,7 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
     if http_version != "1.1":
         return refusal(505, "a WebSocket needs HTTP/1.1")
     connection = [token.lower() for token in headers.tokens("Connection")]
-    upgrade = [token.lower() for token in headers.tokens("Upgrade")]
-    if "upgrade" not in connection or "websocket" not in upgrade:
+    if "upgrade" not in connection or not _asks_for_websocket(headers):
         return refusal(426, "this is a WebSocket endpoint", {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
     if headers.get("Sec-WebSocket-Version") != "13":
         return refusal(426, "Sec-WebSocket-Version must be 13", {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
@@ -89,6 +109,10 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
     if extensions is None:
         return refusal(400, "Sec-WebSocket-Extensions is malformed")
     return UpgradeRequest(target, headers, key, tuple(subprotocols), tuple(extensions))
+
+
+def _asks_for_websocket(headers: Headers) -> bool:
+    return "websocket" in [token.lower() for token in headers.tokens("Upgrade")]
 
 
 def _path_of(target: str) -> str | None:
@@ -254,11 +278,13 @@ class _Handshake:
 
 
 class ServerHandshake(_Handshake):
-    """The server's side: `request` is there once the client's is complete; then `accept` or `reject` it.
+    """The server's side: `request` is there once the client's is complete; then `accept` it, or `respond` otherwise.
 
     path: the only one that is served, None for every path.
     subprotocols: those we speak, the preferred first.
-    A request that is no valid one is refused without being asked about.
+    http: whether requests that ask for no WebSocket wait in `http_request` for a response.
+    A request that is no valid one is refused without being asked about, and one that has no answer after the
+    handshake's timeout with 503.
     """
 
     def __init__(
@@ -268,29 +294,33 @@ class ServerHandshake(_Handshake):
         now: float,
         path: str | None = None,
         subprotocols: Sequence[str] = (),
+        http: bool = False,
     ) -> None:
         super().__init__(Role.SERVER, config or ConnectionConfig(), now)
         self._now = now
         self._path = path
+        self._http = http
         self._subprotocols = check_subprotocols(subprotocols)
         self._is_head = False
         self.request: UpgradeRequest | None = None
         """The client's request, once it is complete and valid."""
-        self.rejected: Response | None = None
-        """The response that refused the request."""
+        self.http_request: HTTPRequest | None = None
+        """The client's request where it asks for no WebSocket."""
+        self.response: Response | None = None
+        """The response to a request that was not accepted."""
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the client; those behind its request wait for the connection. Never raises."""
         self._now = max(now, self._now)
-        if self.rejected is not None or self.transport is Transport.ABORT:
+        if self.response is not None or self.transport is Transport.ABORT:
             return  # read on only so that the refusal is not lost in a reset
         self._feed(data)
-        if self.request is None:
+        if self._request is None:
             self._read()
         # "the client MUST wait for a response" (RFC 6455, section 4.1); a little haste is forgiven.
-        is_waiting = self.request is not None and not self.agreement and not self.rejected
+        is_waiting = self._request is not None and not self.agreement and not self.response
         if is_waiting and len(self._h11.trailing_data[0]) > self._limits.max_head:
-            self._refuse(refusal(400, "too much was sent before the upgrade was accepted"))
+            self._respond(refusal(400, "too much was sent before the upgrade was accepted"))
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
         """The client is gone."""
@@ -302,7 +332,10 @@ class ServerHandshake(_Handshake):
 
         Raises LocalProtocolError when there is no request to accept, or for headers that cannot be sent.
         """
-        agreement = agree(self._pending(), self._config, subprotocols=self._subprotocols, headers=headers)
+        request = self.request
+        if request is None or not self._is_pending:
+            raise LocalProtocolError("there is no request to answer")
+        agreement = agree(request, self._config, subprotocols=self._subprotocols, headers=headers)
         try:
             response = h11.InformationalResponse(status_code=101, headers=_raw(agreement.headers))
         except h11.LocalProtocolError:
@@ -311,27 +344,34 @@ class ServerHandshake(_Handshake):
         self.agreement = agreement
         return agreement
 
-    def reject(self, response: Response) -> None:
-        """Answer with a complete `response`.
+    def respond(self, response: Response) -> None:
+        """Answer with a complete `response`, to an upgrade or another request.
 
-        Raises LocalProtocolError when there is no request to refuse, or for a response that cannot be sent.
+        Raises LocalProtocolError when there is no request to answer, or for a response that cannot be sent.
         """
-        self._pending()
-        self._refuse(response)
+        if not self._is_pending:
+            raise LocalProtocolError("there is no request to answer")
+        self._respond(response)
 
     def handle_timeout(self, now: float) -> None:
         """Refuse a client that is too slow, and drop one that does not go away."""
         self._now = max(now, self._now)
         if self.transport is not Transport.ABORT and self._deadlines.handle_timeout(self._now):
-            if self.rejected is None and self._received:
-                self._refuse(refusal(408, f"no complete request within {self._limits.timeout:g} s"))
+            if self._is_pending:
+                self._respond(refusal(503, "the server is too slow", {"Retry-After": "1"}))
+            elif self.response is None and self._received:
+                self._respond(refusal(408, f"no complete request within {self._limits.timeout:g} s"))
             else:
                 self.transport = Transport.ABORT
 
-    def _pending(self) -> UpgradeRequest:
-        if self.request is None or self.rejected or self.agreement or self.transport is Transport.ABORT:
-            raise LocalProtocolError("there is no request to answer")
-        return self.request
+    @property
+    def _request(self) -> UpgradeRequest | HTTPRequest | None:
+        return self.request or self.http_request
+
+    @property
+    def _is_pending(self) -> bool:
+        is_answered = self.response or self.agreement or self.transport is Transport.ABORT
+        return self._request is not None and not is_answered
 
     def _read(self) -> None:
         try:
@@ -339,30 +379,32 @@ class ServerHandshake(_Handshake):
             if isinstance(event, h11.Request):
                 self._on_request(event)
         except h11.RemoteProtocolError as error:
-            self._refuse(refusal(error.error_status_hint, f"malformed request: {error}"))
+            self._respond(refusal(error.error_status_hint, f"malformed request: {error}"))
 
     def _on_request(self, event: h11.Request) -> None:
         self._is_head = event.method == b"HEAD"
         over = self._over_limits(event.headers.raw_items(), event.target)
         if over is not None:
-            self._refuse(refusal(*over))
+            self._respond(refusal(*over))
             return
-        checked = check_upgrade(
-            event.method.decode("ascii"),
-            event.target.decode("latin-1"),
-            event.http_version.decode("ascii"),
-            Headers.from_raw(event.headers.raw_items()),
-        )
-        if isinstance(checked, Response):
-            self._refuse(checked)
-        elif self._path is not None and checked.path != self._path:
-            self._refuse(refusal(404, "there is no WebSocket at this path"))
+        method, target = event.method.decode("ascii"), event.target.decode("latin-1")
+        headers = Headers.from_raw(event.headers.raw_items())
+        if self._http and not _asks_for_websocket(headers) and _path_of(target) is not None:
+            self.http_request = HTTPRequest(method, target, headers)
         else:
+            checked = check_upgrade(method, target, event.http_version.decode("ascii"), headers)
+            if isinstance(checked, Response):
+                self._respond(checked)
+                return
+            if self._path is not None and checked.path != self._path:
+                self._respond(refusal(404, "there is no WebSocket at this path"))
+                return
             self._h11.next_event()  # the end of a request without a body, before which h11 does not switch
             self.request = checked
-            self._deadlines.clear("handshake")  # from here on it is the application that takes its time
+        # From here on it is the application that takes its time.
+        self._deadlines.set("handshake", self._now + self._limits.timeout)
 
-    def _refuse(self, response: Response) -> None:
+    def _respond(self, response: Response) -> None:
         for name in ("Connection", "Content-Length", "Transfer-Encoding"):
             if name in response.headers:
                 raise LocalProtocolError(f"the header {name!r} belongs to the handshake; it cannot be given")
@@ -379,7 +421,7 @@ class ServerHandshake(_Handshake):
         except h11.LocalProtocolError:
             raise LocalProtocolError(_BAD_HEADERS) from None
         self._send(head, h11.Data(data=b"" if self._is_head else response.body), h11.EndOfMessage())
-        self.rejected = response
+        self.response = response
         self.transport = Transport.SEND_EOF
         self._deadlines.set("handshake", self._now + self._config.close.timeout)
 
