@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from wsconnkit import Settings
 from wsconnkit.machines.closing import TRANSITIONS, Action, Input, State, Transition
 
 ROOT = Path(__file__).parents[1]
@@ -98,3 +99,9 @@ def test_the_check_tells_a_page_that_was_edited_or_is_missing_and_leaves_it_alon
 def test_the_check_tells_a_table_that_was_changed(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRANSITIONS, (State.OPEN, Input.TIMEOUT), Transition(State.CLOSED, (Action.END,)))
     assert script.main(["--check"]) == 1
+
+
+def test_the_table_of_settings_has_every_variable_with_its_default() -> None:
+    page = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (?:`(.+)`)? *\| .+ \|$", page, re.MULTILINE)
+    assert rows == [(name, default) for name, default, _ in Settings.from_env(environ={}).describe()]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
+import secrets
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,16 +37,21 @@ def run(name: str, port: int = 3001) -> str:
     return done.stdout
 
 
+def wait_for(process: subprocess.Popen[Any], port: int) -> None:
+    """Wait until `process` listens, or has ended."""
+    while process.poll() is None:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except ConnectionRefusedError:
+            continue
+
+
 @contextmanager
 def running(name: str, port: int) -> Generator[None, None, None]:
     process = subprocess.Popen([sys.executable, "-c", source(name, port)], stdout=subprocess.DEVNULL)
     try:
-        while process.poll() is None:
-            try:
-                socket.create_connection(("127.0.0.1", port)).close()
-                break
-            except ConnectionRefusedError:
-                continue
+        wait_for(process, port)
         yield
     finally:
         process.terminate()
@@ -58,6 +67,29 @@ def test_the_client_talks_to_the_servers(server: str) -> None:
     assert lines[0] == "hello"
     assert re.fullmatch(r"latency: 0\.\d{6} s", lines[1])
     assert lines[2] == "1000 (normal closure), begun by us, cause local_close"
+
+
+def test_the_managed_server_answers_logs_and_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JWT_SECRET", secrets.token_hex(32))
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-c", source("managed_server.py", port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(server, port)
+            assert run("managed_client.py", port).splitlines() == [
+                "{'user': 'alice', 'answer': 42}",
+                "the request failed with 'not_found': \"there is no 'question'\"",
+            ]
+            server.send_signal(signal.SIGTERM)
+            stdout, stderr = server.communicate()
+        finally:
+            server.kill()
+    assert (server.returncode, stdout) == (0, "drained 0 connections in 0.0 s\n")
+    lines = [json.loads(line) for line in stderr.splitlines()]
+    assert [line["type"] for line in lines if line.get("user_id") == "alice"] == [
+        "connection_opened",
+        "connection_closed",
+    ]
 
 
 def test_the_core_works_without_io() -> None:

@@ -34,7 +34,19 @@ ADAPTERS = ["asyncio", "trio"]
 # Time, randomness and I/O come in as arguments.
 NOT_IN_THE_CORE = ["time", "datetime", "random", "asyncio", "trio", "socket"]
 EVENT_LOOPS = {"asyncio", "trio"}
-OPTIONAL = {"hypothesis", "click", "rich", "dotenv", "uvloop", "pythonjsonlogger"}
+OPTIONAL = {
+    "click",
+    "cryptography",
+    "dotenv",
+    "hypothesis",
+    "jwt",  # is always there, but imports cryptography where it can
+    "prometheus_client",
+    "pydantic",
+    "pydantic_settings",
+    "pythonjsonlogger",
+    "rich",
+    "uvloop",
+}
 
 
 def module_name(path: Path) -> str:

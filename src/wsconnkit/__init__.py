@@ -3,12 +3,16 @@
 Everything but the adapters is importable from here; those are `wsconnkit.asyncio` and its siblings.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
 from wsconnkit.machines.closecodes import CloseCode, describe, is_normal, may_send, should_retry, truncate_reason
 from wsconnkit.machines.closing import Closing, State
 from wsconnkit.machines.compression import CompressionStats
 from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
+from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
 from wsconnkit.protocol.connection import Connection, ConnectionStats, Timer, Transport
@@ -38,20 +42,42 @@ from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import (
     Agreement,
     ClientHandshake,
+    HTTPRequest,
     ServerHandshake,
     UpgradeRequest,
     agree,
     check_upgrade,
+    refusal,
 )
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.uri import URI, parse_uri
+from wsconnkit.service.admission import AdmissionConfig, Rates
+from wsconnkit.service.drain import DrainReport
+from wsconnkit.service.envelope import RequestError
+from wsconnkit.service.health import Health
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
+from wsconnkit.service.proxies import TrustedProxies
+from wsconnkit.service.requests import RequestTimeout
+from wsconnkit.service.router import Request, RequestRouter
+
+if TYPE_CHECKING:
+    from wsconnkit.observe.logs import JSONFormatter as JSONFormatter
+    from wsconnkit.observe.metrics import ServerMetrics as ServerMetrics
+    from wsconnkit.observe.metrics import render as render_metrics
+    from wsconnkit.service.auth import JWTAuthenticator as JWTAuthenticator
+    from wsconnkit.service.settings import BadSettings as BadSettings
+    from wsconnkit.service.settings import Settings as Settings
 
 __version__ = "0.1.0"
 
 __all__ = [
     "URI",
+    "AdmissionConfig",
     "Agreement",
+    "AuthFailure",
+    "AuthenticationError",
+    "BadSettings",
     "Cause",
     "ClientHandshake",
     "CloseCode",
@@ -70,13 +96,16 @@ __all__ = [
     "ConnectionConfig",
     "ConnectionStats",
     "Deadlines",
+    "DrainReport",
     "Event",
     "FrameLimits",
     "FrameSize",
     "FrameSizeStats",
     "FrameSizeWarning",
+    "HTTPRequest",
     "HandshakeLimits",
     "Headers",
+    "Health",
     "Heartbeat",
     "HeartbeatConfig",
     "HeartbeatPinged",
@@ -86,17 +115,31 @@ __all__ = [
     "InvalidHandshake",
     "InvalidStatus",
     "InvalidURI",
+    "JSONFormatter",
+    "JWTAuthenticator",
     "LocalProtocolError",
     "Message",
     "PingReceived",
     "PongReceived",
+    "Principal",
     "QueueConfig",
+    "RateLimit",
+    "Rates",
+    "Request",
+    "RequestError",
+    "RequestRouter",
+    "RequestTimeout",
     "Response",
     "Role",
     "ServerHandshake",
+    "ServerMetrics",
+    "Settings",
     "State",
     "Timer",
+    "TokenBucket",
+    "TokenBuckets",
     "Transport",
+    "TrustedProxies",
     "UpgradeRequest",
     "WsconnkitError",
     "__version__",
@@ -106,6 +149,25 @@ __all__ = [
     "is_normal",
     "may_send",
     "parse_uri",
+    "refusal",
+    "render_metrics",
     "should_retry",
     "truncate_reason",
 ]
+
+_LAZY = {
+    "BadSettings": ("wsconnkit.service.settings", "BadSettings"),
+    "JSONFormatter": ("wsconnkit.observe.logs", "JSONFormatter"),
+    "JWTAuthenticator": ("wsconnkit.service.auth", "JWTAuthenticator"),
+    "ServerMetrics": ("wsconnkit.observe.metrics", "ServerMetrics"),
+    "Settings": ("wsconnkit.service.settings", "Settings"),
+    "render_metrics": ("wsconnkit.observe.metrics", "render"),
+}
+"""What imports packages that not everyone has, or needs; by name, the module and its name there."""
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _LAZY[name]
+    return getattr(import_module(module), attribute)

@@ -193,7 +193,7 @@ def test_websockets_talks_to_an_attached_connection(run: Run, server_of: ServerO
                     assert await peer.recv() == message
                 await (await peer.ping())
                 assert peer.subprotocol == ws.subprotocol == "chat"
-                assert (ws.request.path, ws.request.target) == ("/ws", "/ws?query")
+                assert (ws.upgrade_request.path, ws.upgrade_request.target) == ("/ws", "/ws?query")
                 assert bool(ws.stats.compression.outbound.messages_compressed) is (compression is not None)
                 assert ws.remote_address == peer.local_address
             await ws.wait_closed()

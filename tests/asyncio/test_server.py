@@ -48,9 +48,9 @@ def test_a_connection_knows_its_request_and_its_addresses(run: Run) -> None:
         async with serve(handler, "127.0.0.1", 0, subprotocols=["b", "a"]) as server:
             ws = await connect(uri(server, "/chat?room=1"), headers={"X-Mine": "yes"}, subprotocols=["a", "b"])
             await ws.wait_closed()
-        assert seen[0].request.path == ws.request.path == "/chat"
-        assert seen[0].request.target == "/chat?room=1"
-        assert seen[0].request.headers.get("x-mine") == "yes"
+        assert seen[0].upgrade_request.path == ws.upgrade_request.path == "/chat"
+        assert seen[0].upgrade_request.target == "/chat?room=1"
+        assert seen[0].upgrade_request.headers.get("x-mine") == "yes"
         assert seen[0].subprotocol == ws.subprotocol == "b"
         assert ws.response_headers.get("Upgrade") == "websocket"
         assert seen[0].remote_address == ws.local_address

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
@@ -15,7 +16,10 @@ import pytest
 
 COMMAND = [sys.executable, "-W", "error", "-m", "wsconnkit"]
 LIMIT = 30.0
-OURS = re.compile(r"WEBSOCKET_|PING_|PONG_|MAX_|COMPRESSION_|FRAME_|IDLE_|CLOSE_|LOG_|FORCE_COLOR|NO_COLOR|TERM$")
+OURS = re.compile(
+    r"SUPABASE_|JWT_|WEBSOCKET_|PING_|PONG_|MAX_|COMPRESSION_|FRAME_|IDLE_|CLOSE_|RATE_|ALLOWED_|TRUSTED_|DRAIN_|LOG_"
+    r"|FORCE_COLOR|NO_COLOR|TERM$"
+)
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -74,11 +78,18 @@ def run(start: Start) -> Run:
 
 @pytest.fixture
 def serving(start: Start) -> Serving:
-    """Run `wsconnkit serve` on a free port for the length of a block; gives it and its first line."""
+    """Run `wsconnkit serve` on a free port for the length of a block; gives it and its first line.
+
+    It lets everyone in unless `auth` is true, and drains at once unless `env` has another window.
+    """
 
     @contextmanager
-    def served(*arguments: str, **options: Any) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
-        process = start(["serve", "--port", "0", *arguments], **options)
+    def served(
+        *arguments: str, auth: bool = False, env: dict[str, str] | None = None, **options: Any
+    ) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+        arguments = arguments if auth else ("--no-auth", *arguments)
+        env = {"DRAIN_WINDOW": "0", **(env or {})}
+        process = start(["serve", "--port", "0", *arguments], env=env, **options)
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line, process.communicate(timeout=LIMIT)
@@ -102,6 +113,7 @@ class Pty:
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
         self.process = start(arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, **options)
         os.close(slave)
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.seen = ""
 
     def type(self, text: str) -> None:
@@ -127,7 +139,7 @@ class Pty:
             data = os.read(self._master, 65536)
         except OSError:  # what Linux says when the other side has gone
             data = b""
-        self.seen += data.decode(errors="replace")
+        self.seen += self._decoder.decode(data)
         return bool(data)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -26,12 +27,31 @@ STARTS = ["import runpy; runpy.run_module('wsconnkit', run_name='__main__')", "i
 
 
 @pytest.mark.parametrize("start", STARTS)
-@pytest.mark.parametrize("missing", ["click", "rich", "dotenv", "pythonjsonlogger"])
+@pytest.mark.parametrize(
+    "missing",
+    [
+        "click",
+        "rich",
+        "dotenv",
+        "pydantic",
+        "pydantic_settings",
+        "pythonjsonlogger",
+        "prometheus_client",
+    ],
+)
 def test_without_its_extra_the_command_says_what_to_install(missing: str, start: str) -> None:
     code = WITHOUT.format(missing=missing, arguments=["demo"], start=start)
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30)
     assert (run.returncode, run.stdout) == (2, "")
     assert run.stderr == f"The command line needs {missing}; install it with: pip install 'wsconnkit[cli]'\n"
+
+
+def test_a_part_of_its_extra_that_only_some_settings_need_is_told_when_they_do() -> None:
+    code = WITHOUT.format(missing="cryptography", arguments=["check-config"], start=STARTS[1])
+    env = {**os.environ, "SUPABASE_AUTH_DOMAIN": "auth.example.com"}
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=30, env=env)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == "The command line needs cryptography; install it with: pip install 'wsconnkit[cli]'\n"
 
 
 def test_a_missing_module_that_is_not_of_the_extra_is_not_hidden() -> None:
@@ -44,11 +64,12 @@ def test_a_missing_module_that_is_not_of_the_extra_is_not_hidden() -> None:
 def test_help_names_the_commands(run: Any) -> None:
     shown = run("--help")
     assert (shown.returncode, shown.stderr) == (0, "")
-    assert re.findall(r"^  (connect|demo|serve)  ", shown.stdout, re.MULTILINE) == ["connect", "demo", "serve"]
+    names = ["check-config", "connect", "demo", "serve"]
+    assert re.findall(rf"^  ({'|'.join(names)})  ", shown.stdout, re.MULTILINE) == names
     assert shown.stdout.startswith("Usage: wsconnkit ")
 
 
-@pytest.mark.parametrize("name", ["serve", "connect", "demo"])
+@pytest.mark.parametrize("name", ["serve", "connect", "check-config", "demo"])
 def test_each_command_has_help(run: Any, name: str) -> None:
     shown = run(name, "-h")
     assert (shown.returncode, shown.stderr) == (0, "")

@@ -1,20 +1,32 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import re
+import shutil
 import signal
 import socket
+import subprocess
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
+import jwt
 import pytest
 
 from wsconnkit.asyncio import connect
 from wsconnkit.protocol.errors import ConnectionClosed, InvalidStatus
+from wsconnkit.service.envelope import RequestError
 
 LIMIT = 30.0
+SECRET = "0123456789abcdef" * 2
+UPGRADE = (
+    b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
 
 
 def uri_of(started: dict[str, Any]) -> str:
@@ -43,19 +55,26 @@ async def exchange(uri: str, *messages: str | bytes) -> list[str | bytes]:
         return answers
 
 
+def token_of(**claims: Any) -> str:
+    return jwt.encode({"sub": "alice", "exp": int(time.time()) + 600, **claims}, SECRET, "HS256")
+
+
 def test_it_echoes_and_logs_json_lines(serving: Any) -> None:
     with serving() as (process, started):
-        messages: list[str | bytes] = ["hello", b"\x00\x01", "é" * 5000]
+        messages: list[str | bytes] = ["hello", b"\x00\x01", "é" * 5000, "{}", '{"type": "note"}']
         assert asyncio.run(exchange(uri_of(started), *messages)) == messages
         lines = stopped(process, "connection_closed")
-    opened, closed, stopping, end = lines
     assert (started["type"], started["host"], started["path"]) == ("server_started", "127.0.0.1", "/ws")
-    assert (opened["type"], opened["path"]) == ("connection_opened", "/ws")
-    assert (closed["type"], closed["code"], closed["cause"]) == ("connection_closed", 1000, "peer_close")
+    assert [line["type"] for line in lines if not line["type"].startswith("compression_")] == [
+        "connection_opened",
+        "connection_closed",
+        "server_draining",
+        "server_drained",
+    ]
+    opened, closed = (line for line in lines if line["type"].startswith("connection_"))
+    assert opened["path"] == "/ws"
+    assert (closed["code"], closed["cause"]) == (1000, "peer_close")
     assert opened["connection_id"] == closed["connection_id"]
-    assert (stopping["type"], end["type"]) == ("server_stopping", "server_stopped")
-    # The log tells the end of a connection a moment before its handler has returned.
-    assert stopping["connections"] in (0, 1)
     for line in [started, *lines]:
         assert datetime.fromisoformat(line["timestamp"]).utcoffset() == timedelta(0)
         assert isinstance(line["type"], str)
@@ -63,8 +82,218 @@ def test_it_echoes_and_logs_json_lines(serving: Any) -> None:
         assert line["message"].startswith(line["type"])
 
 
+def test_it_answers_requests(serving: Any) -> None:
+    async def ask(uri: str) -> None:
+        async with connect(uri) as ws:
+            for payload in (
+                {"action": "test"},
+                {"action": "echo", "more": [1, None]},
+                {"action": "sleep", "seconds": 0},
+            ):
+                assert await ws.request(payload) == payload
+            for seconds in (-1, 10.5, "1", None):
+                with pytest.raises(RequestError) as caught:
+                    await ws.request({"action": "sleep", "seconds": seconds})
+                assert (caught.value.code, caught.value.message) == (
+                    "invalid_payload",
+                    "seconds must be a number, 0 to 10",
+                )
+            with pytest.raises(RequestError) as caught:
+                await ws.request({"action": "fly"})
+            assert caught.value.code == "unknown_action"
+
+    with serving() as (_, started):
+        asyncio.run(ask(uri_of(started)))
+
+
+def test_it_answers_those_who_watch_it(serving: Any) -> None:
+    with serving() as (_, started):
+        for page, text in (("healthz", b'"ok"'), ("readyz", b'"ready"'), ("metrics", b"wsconnkit_connections")):
+            with urlopen(f"http://127.0.0.1:{started['port']}/{page}", timeout=LIMIT) as response:
+                assert text in response.read()
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_filters_of_the_log_work_on_all_that_is_printed(serving: Any) -> None:
+    async def ping(uri: str) -> None:
+        async with connect(uri) as ws:
+            await ws.ping()
+            await ws.send("hello")
+            assert await ws.recv() == "hello"
+
+    env = {"LOG_LEVEL": "DEBUG", "PING_INTERVAL": "50", "PONG_TIMEOUT": "20000"}
+    with serving(env=env) as (process, first):
+        while first["type"] != "server_started":
+            first = json.loads(process.stdout.readline())
+        asyncio.run(ping(uri_of(first)))
+        with socket.create_connection(("127.0.0.1", first["port"])) as silent:
+            silent.sendall(UPGRADE)
+            lines = []
+            for line in iter(process.stdout.readline, ""):
+                lines.append(line)
+                if '"heartbeat_ping"' in line:
+                    break
+        process.send_signal(signal.SIGTERM)
+        output = "".join(lines) + process.communicate(timeout=LIMIT)[0]
+
+    def filtered(expression: str) -> list[dict[str, Any]]:
+        run = subprocess.run(
+            ["jq", "-c", expression], input=output, capture_output=True, text=True, encoding="utf-8", check=True
+        )
+        assert run.stderr == ""
+        return [json.loads(line) for line in run.stdout.splitlines()]
+
+    assert len(filtered(".")) == len(output.splitlines())
+    connections = filtered('select(.type | startswith("connection"))')
+    assert {line["type"] for line in connections} == {"connection_opened", "connection_closed"}
+    assert len(connections) == 4
+    heartbeats = filtered('select(.type | startswith("heartbeat"))')
+    assert {line["type"] for line in heartbeats} <= {"heartbeat_ping", "heartbeat_stalled"}
+    assert heartbeats
+    assert filtered('select(.type | endswith("error"))') == []
+
+
+def test_it_logs_text_where_that_is_asked_for(start: Any) -> None:
+    process = start(["serve", "--port", "0", "--no-auth"], env={"LOG_FORMAT": "text"})
+    line = process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    assert re.fullmatch(r"[-0-9T:.]{23}\+00:00 INFO     server_started host=127\.0\.0\.1 port=\d+ path=/ws\n", line)
+    assert re.search(r" INFO     server_drained connections=0 closed=0 ", stdout)
+    assert (process.returncode, stderr) == (0, "")
+
+
+# Who gets in
+
+
+def test_without_settings_for_tokens_it_makes_a_token_that_works(start: Any, run: Any) -> None:
+    process = start(["serve", "--port", "0"], env={"DRAIN_WINDOW": "0"})
+    started = json.loads(process.stdout.readline())
+    said = ""
+    while "--no-auth" not in said:
+        said += process.stderr.readline()
+    token = re.findall(r"^Token: (\S+)$", said, re.MULTILINE)[0]
+    uri = re.findall(r"^URL: +(\S+)$", said, re.MULTILINE)[0]
+    assert uri == f"{uri_of(started)}?token={token}"
+    assert "wsconnkit connect" in said
+    claims = jwt.decode(token, options={"verify_signature": False})
+    assert (claims["sub"], claims["tier"]) == ("developer", "enterprise")
+    assert 23.9 * 3600 < claims["exp"] - time.time() <= 24 * 3600
+
+    ended = run("connect", uri, stdin="hello\n")
+    assert (ended.returncode, ended.stdout) == (0, "hello\n")
+    for wrong in ("", "?token=", f"?token={token[:-4]}AAAA", f"?token={token_of()}"):
+        assert run("connect", uri_of(started) + wrong).returncode == 1
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    assert (process.returncode, stderr) == (0, "")
+    assert token not in stdout
+    lines = [json.loads(line) for line in stdout.splitlines()]
+    assert [line["user_id"] for line in lines if line["type"].startswith("connection_")] == ["developer"] * 2
+    assert {line["status"] for line in lines if line["type"] == "upgrade_refused"} == {401}
+
+
+def test_each_run_has_a_secret_of_its_own(start: Any) -> None:
+    tokens = []
+    for _ in range(2):
+        process = start(["serve", "--port", "0"])
+        tokens.append(next(line for line in iter(process.stderr.readline, "") if line.startswith("Token")))
+    signatures = {token.rpartition(".")[2] for token in tokens}
+    assert len(signatures) == 2
+
+
+def has_ipv6() -> bool:
+    with contextlib.suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as sock:
+        sock.bind(("::1", 0))
+        return True
+    return False
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::1", "::"])
+def test_the_url_with_the_token_is_for_clients_on_the_same_machine(start: Any, run: Any, host: str) -> None:
+    if ":" in host and not has_ipv6():
+        pytest.skip("there is no IPv6")
+    process = start(["serve", "--port", "0", "--host", host])
+    said = iter(process.stderr.readline, "")
+    uri = next(line for line in said if line.startswith("URL")).split()[1]
+    assert uri.startswith("ws://127.0.0.1:" if host == "0.0.0.0" else "ws://[::1]:")
+    assert run("connect", uri).returncode == 0
+
+
+def test_with_a_secret_only_its_tokens_get_in_and_no_other_is_made(serving: Any) -> None:
+    env = {"JWT_SECRET": SECRET, "SUPABASE_AUTH_AUDIENCE": "api", "MAX_CONNECTIONS_PER_USER": "1"}
+    good = token_of(aud="api")
+
+    async def visit(uri: str) -> list[int]:
+        statuses = []
+        async with connect(f"{uri}?token={good}") as ws:
+            assert await ws.request({"action": "test"}) == {"action": "test"}
+            for token in (good, token_of(), token_of(aud="api", exp=1), "nonsense"):
+                with pytest.raises(InvalidStatus) as caught:
+                    await connect(f"{uri}?token={token}")
+                statuses.append(caught.value.response.status)
+        return statuses
+
+    with serving(auth=True, env=env) as (process, started):
+        assert asyncio.run(visit(uri_of(started))) == [429, 401, 401, 401]
+        lines = stopped(process, "connection_closed")
+    assert {line["user_id"] for line in lines if line["type"].startswith("connection_")} == {"alice"}
+    assert good not in json.dumps(lines)
+
+
+def test_a_token_can_be_renewed_on_the_connection(serving: Any) -> None:
+    async def renew(uri: str) -> None:
+        async with connect(f"{uri}?token={token_of()}") as ws:
+            await ws.reauthenticate(token_of(exp=int(time.time()) + 1200))
+
+    with serving(auth=True, env={"JWT_SECRET": SECRET}) as (process, started):
+        asyncio.run(renew(uri_of(started)))
+        assert "auth_renewed" in {line["type"] for line in stopped(process, "connection_closed")}
+
+
+def test_no_auth_lets_everyone_in_whatever_is_set(serving: Any) -> None:
+    env = {"JWT_SECRET": SECRET, "SUPABASE_AUTH_AUDIENCE": "api"}
+    with serving(env=env) as (process, started):
+        assert asyncio.run(exchange(uri_of(started), "x")) == ["x"]
+        assert all("user_id" not in line for line in stopped(process, "connection_closed"))
+
+
+def test_pages_of_other_origins_get_in_only_where_they_are_allowed(serving: Any) -> None:
+    def status(port: int, origin: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(LIMIT)
+            client.sendall(UPGRADE.replace(b"\r\n\r\n", f"\r\nOrigin: {origin}\r\n\r\n".encode()))
+            return client.recv(4096).split(b" ")[1]
+
+    with serving(env={"ALLOWED_ORIGINS": "https://a.example"}) as (_, started):
+        origins = ("https://a.example", "https://b.example")
+        assert [status(started["port"], origin) for origin in origins] == [b"101", b"403"]
+
+
+def test_rates_and_trusted_proxies_come_from_the_environment(serving: Any) -> None:
+    async def visits(uri: str, count: int, **options: Any) -> list[int]:
+        statuses = []
+        for _ in range(count):
+            try:
+                async with connect(uri, **options):
+                    statuses.append(101)
+            except InvalidStatus as error:
+                statuses.append(error.response.status)
+        return statuses
+
+    env = {"RATE_LIMIT_REQUESTS_PER_MINUTE": "2", "TRUSTED_PROXIES": "127.0.0.0/8"}
+    with serving(env=env) as (_, started):
+        uri = uri_of(started)
+        assert asyncio.run(visits(uri, 3)) == [101, 101, 429]
+        forwarded = {"headers": {"X-Forwarded-For": "192.0.2.1"}}
+        assert asyncio.run(visits(uri, 3, **forwarded)) == [101, 101, 429]
+
+
+# The end
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_closes_all_connections_and_exits_with_0(serving: Any, signum: signal.Signals) -> None:
+def test_a_signal_drains_and_exits_with_0(serving: Any, signum: signal.Signals) -> None:
     async def two_connections(process: Any, uri: str) -> list[tuple[int, str, bool]]:
         async with connect(uri) as one, connect(uri) as two:
             await one.ping()
@@ -76,30 +305,72 @@ def test_a_signal_closes_all_connections_and_exits_with_0(serving: Any, signum: 
 
     with serving() as (process, started):
         ends = asyncio.run(two_connections(process, uri_of(started)))
-        assert process.wait(LIMIT) == 0
         stdout, stderr = process.communicate(timeout=LIMIT)
-    assert ends == [(1001, "server shutdown", True)] * 2
+        assert (process.returncode, stderr) == (0, "")
+    assert ends == [(1012, "server shutdown", True)] * 2
     lines = [json.loads(line) for line in stdout.splitlines()]
     assert [line["cause"] for line in lines if line["type"] == "connection_closed"] == ["drain", "drain"]
-    assert [line["connections"] for line in lines if line["type"] == "server_stopping"] == [2]
-    assert stderr == ""
+    drained = lines[-1]
+    assert drained["type"] == "server_drained"
+    counts = {name: drained[name] for name in ("connections", "closed", "unanswered", "left", "aborted")}
+    assert counts == {"connections": 2, "closed": 2, "unanswered": 0, "left": 0, "aborted": 0}
+    assert 0 <= drained["duration"] < LIMIT
+
+
+def test_a_signal_that_comes_at_once_drains_as_well(start: Any) -> None:
+    process = start(["serve", "--port", "0", "--no-auth"])
+    process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    stdout, stderr = process.communicate(timeout=LIMIT)
+    assert (process.returncode, stderr) == (0, "")
+    assert json.loads(stdout.splitlines()[-1])["type"] == "server_drained"
+
+
+def test_a_request_in_flight_is_answered_before_the_end(serving: Any) -> None:
+    async def sleep(process: Any, uri: str) -> int:
+        async with connect(uri) as ws:
+            asking = asyncio.ensure_future(ws.request({"action": "sleep", "seconds": 1}))
+            await ws.ping()
+            process.send_signal(signal.SIGTERM)
+            assert await asking == {"action": "sleep", "seconds": 1}
+            await ws.wait_closed()
+        assert ws.close_info is not None
+        return ws.close_info.code
+
+    with serving() as (process, started):
+        assert asyncio.run(sleep(process, uri_of(started))) == 1012
+        assert process.wait(LIMIT) == 0
+
+
+def test_a_drain_takes_no_longer_than_its_window_and_grace(serving: Any) -> None:
+    with serving(env={"DRAIN_GRACE": "0", "CLOSE_TIMEOUT": "60000"}) as (process, started):
+        with socket.create_connection(("127.0.0.1", started["port"])) as stubborn:
+            stubborn.sendall(UPGRADE)
+            assert stubborn.recv(4096).startswith(b"HTTP/1.1 101 ")
+            before = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            stdout, _ = process.communicate(timeout=LIMIT)
+            assert time.monotonic() - before < 20
+    assert process.returncode == 0
+    drained = json.loads(stdout.splitlines()[-1])
+    assert (drained["type"], drained["connections"], drained["aborted"]) == ("server_drained", 1, 1)
 
 
 def test_a_second_signal_exits_at_once(serving: Any) -> None:
     with serving(env={"CLOSE_TIMEOUT": "60000"}) as (process, started):
         with socket.create_connection(("127.0.0.1", started["port"])) as stubborn:
-            stubborn.sendall(
-                b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
+            stubborn.sendall(UPGRADE)
             assert stubborn.recv(4096).startswith(b"HTTP/1.1 101 ")
             process.send_signal(signal.SIGTERM)
             lines = iter(process.stdout.readline, "")
-            assert any('"server_stopping"' in line for line in lines)
+            assert any('"server_draining"' in line for line in lines)
             before = time.monotonic()
             process.send_signal(signal.SIGINT)
             assert process.wait(LIMIT) == -signal.SIGINT
             assert time.monotonic() - before < 10
+
+
+# The settings
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(serving: Any, tmp_path: Path) -> None:
@@ -140,10 +411,7 @@ def test_heartbeat_and_log_level_come_from_the_environment(serving: Any) -> None
         if started["type"] == "log":  # what asyncio has to say on this level
             started = json.loads(process.stdout.readline())
         with socket.create_connection(("127.0.0.1", started["port"])) as silent:
-            silent.sendall(
-                b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
-            )
+            silent.sendall(UPGRADE)
             silent.settimeout(LIMIT)
             while silent.recv(4096):
                 pass
@@ -186,8 +454,8 @@ def test_all_bad_values_are_told_at_once(run: Any, tmp_path: Path) -> None:
     [
         (["--config", "missing.env"], "there is no file 'missing.env'"),
         (["--config", "."], "cannot read '.': Is a directory"),
-        (["--config", "binary"], "cannot read 'binary': it is not UTF-8"),
-        (["--path", "ws"], "'ws' is not allowed; it must be a path that starts with '/'"),
+        (["--config", "binary"], "the file 'binary' is not UTF-8"),
+        (["--path", "ws"], "WEBSOCKET_PATH is 'ws'; it must be a path in ASCII that starts with '/'"),
         (["--port", "65536"], "65536 is not in the range 0<=x<=65535"),
     ],
 )
@@ -201,14 +469,14 @@ def test_what_cannot_be_used_exits_with_2(run: Any, tmp_path: Path, arguments: l
 def test_a_port_in_use_is_told_in_one_line(run: Any) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ended = run("serve", "--port", str(port))
+        ended = run("serve", "--no-auth", "--port", str(port))
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr == f"Error: cannot listen on 127.0.0.1, port {port}: Address already in use\n"
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
 def test_a_host_that_does_not_exist_is_told_in_one_line(run: Any, host: str) -> None:
-    ended = run("serve", "--port", "0", "--host", host)
+    ended = run("serve", "--no-auth", "--port", "0", "--host", host)
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"Error: cannot listen on {host}, port 0: ")
     assert ended.stderr.count("\n") == 1

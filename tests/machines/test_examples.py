@@ -70,6 +70,14 @@ EXAMPLES = {
         ],
         printed="frame of 300000 bytes is over max_frame_size (262144)\n",
     ),
+    "ratelimit": Outcome(
+        [
+            ("bucket.take(0.0)", 0.0),
+            ("bucket.take(0.0)", 0.0),
+            ("bucket.take(10.0)", 20.0),
+            ("bucket.take(30.0)", 0.0),
+        ]
+    ),
     "heartbeat": Outcome(
         [
             ("heartbeat.next_timeout()", 30.0),

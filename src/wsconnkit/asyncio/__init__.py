@@ -1,7 +1,10 @@
 """WebSocket connections on asyncio."""
 
+from wsconnkit.asyncio.attach import attach
 from wsconnkit.asyncio.client import connect
-from wsconnkit.asyncio.connection import Connection, attach
-from wsconnkit.asyncio.server import Server, serve
+from wsconnkit.asyncio.connection import Connection
+from wsconnkit.asyncio.router import answer_requests
+from wsconnkit.asyncio.server import Server
+from wsconnkit.asyncio.serving import serve
 
-__all__ = ["Connection", "Server", "attach", "connect", "serve"]
+__all__ = ["Connection", "Server", "answer_requests", "attach", "connect", "serve"]

@@ -12,6 +12,7 @@ from wsconnkit.asyncio.opening import Opening
 from wsconnkit.asyncio.transport import tls_timeouts
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike, check_subprotocols
+from wsconnkit.protocol.http import Headers
 from wsconnkit.protocol.uri import parse_uri
 
 
@@ -19,6 +20,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
     """Connect to `uri`: `async with connect(...) as ws`, or `ws = await connect(...)`.
 
     uri: ws: or wss:, with credentials where the server wants HTTP Basic ones.
+    token: sent as `Authorization: Bearer`.
     headers: added to the request.
     subprotocols: those spoken, the preferred first.
     ssl: a client-side context for wss; the default one checks the server's certificate.
@@ -32,6 +34,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
         self,
         uri: str,
         *,
+        token: str | None = None,
         headers: HeadersLike = (),
         subprotocols: Sequence[str] = (),
         config: ConnectionConfig | None = None,
@@ -41,7 +44,11 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
         self._uri = parse_uri(uri)
         if ssl is not None and not self._uri.secure:
             raise ValueError("ssl is given, but the URI has the scheme ws; use wss, or leave ssl out")
-        self._headers = headers
+        self._headers = Headers(headers)
+        if token is not None:
+            if "Authorization" in self._headers or self._uri.user is not None:
+                raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
+            self._headers = Headers([*self._headers, ("Authorization", f"Bearer {token}")])
         self._subprotocols = check_subprotocols(subprotocols)
         self._config = config or ConnectionConfig()
         self._ssl = ssl

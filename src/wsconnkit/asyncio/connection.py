@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
 from typing import Any
 from uuid import uuid4
 
 from typing_extensions import Self
 
+from wsconnkit.asyncio.draining import Draining
+from wsconnkit.asyncio.pings import Pings
 from wsconnkit.asyncio.pump import Pump
+from wsconnkit.asyncio.requests import Requests
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.connection import ConnectionStats
-from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosed, ConnectionClosedOK, connection_closed
+from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
 from wsconnkit.protocol.events import Closed, Event, PongReceived
-from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
-from wsconnkit.service.log import log_event
+from wsconnkit.service.log import ConnectionLog
+from wsconnkit.service.principal import Principal
+from wsconnkit.service.screen import Judge, Screen
+from wsconnkit.service.session import Session
+from wsconnkit.service.tokens import secrets_of
 
 _TURN = 128
 """Messages sent after which other tasks have their turn."""
@@ -31,10 +38,17 @@ class Connection:
     One task may receive, any number may send, ping and close. A cancelled call leaves the connection whole.
     """
 
-    def __init__(self, core: Core, config: ConnectionConfig, request: UpgradeRequest, agreement: Agreement) -> None:
-        self.id = uuid4().hex
-        """A unique name for logs."""
-        self.request = request
+    def __init__(
+        self,
+        core: Core,
+        config: ConnectionConfig,
+        request: UpgradeRequest,
+        agreement: Agreement,
+        session: Session | None = None,
+    ) -> None:
+        self.log = session.log if session is not None else ConnectionLog(uuid4().hex, secrets=secrets_of(request))
+        """Where the connection's events go."""
+        self.upgrade_request = request
         """The request that the client opened the connection with."""
         self.response_headers = agreement.headers
         """The headers of the server's answer to it."""
@@ -46,7 +60,16 @@ class Connection:
         self._loop = self._pump.loop
         self._receiver: asyncio.Future[None] | None = None
         self._calls = 0
-        self._pings: dict[bytes, tuple[float, asyncio.Future[float]]] = {}
+        self._pings = Pings()
+        self._session = session
+        self._screen: Screen | None = None
+        self._requests: Requests | None = None
+        self._on_sent_size = None if session is None else session.tally.sent.observe
+        self._pump.on_size = None if session is None else session.tally.received.observe
+        self.draining = Draining(self)
+        """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
+        self.on_closed: Callable[[], None] = lambda: None
+        """Called when the connection ends."""
         self.remote_address: Any = None
         """The peer's address as the socket has it."""
         self.local_address: Any = None
@@ -58,6 +81,16 @@ class Connection:
         self.local_address = transport.get_extra_info("sockname")
         transport.set_protocol(self._pump)
         self._pump.connection_made(transport)
+
+    @property
+    def id(self) -> str:
+        """A unique name, for logs and for `server.connections`."""
+        return self.log.connection_id
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who the connection belongs to; None without authentication."""
+        return None if self._session is None else self._session.principal
 
     @property
     def state(self) -> State:
@@ -78,6 +111,18 @@ class Connection:
     def close_info(self) -> CloseInfo | None:
         """How the connection ended; None until then."""
         return self._core.close_info
+
+    @property
+    def queued_bytes(self) -> tuple[int, int]:
+        """Bytes that wait for the application, and for the network."""
+        transport = self._pump.transport
+        unsent = 0 if transport is None else transport.get_write_buffer_size()
+        return self._inbox.size, self._core.bytes_to_send + unsent
+
+    @property
+    def is_healthy(self) -> bool:
+        """The connection is open and no ping of the heartbeat has gone unanswered since the last byte."""
+        return self._core.state is State.OPEN and not self._core.missed
 
     async def recv(self) -> str | bytes:
         """Return the next message; messages that arrived before the end are returned after it too.
@@ -125,9 +170,36 @@ class Connection:
             await asyncio.sleep(0)  # a peer that reads as fast as we send must not keep the loop for itself
         pump = self._pump
         if not pump.is_ready_to_send:
-            await self._ready_to_send()
-        self._core.send(message, self._loop.time())
+            await pump.wait_until_ready()
+        size = self._core.send(message, self._loop.time())
+        if self._on_sent_size is not None:
+            self._on_sent_size(size)
         pump.flush_soon()
+
+    def send_if_ready(self, message: str) -> bool:
+        """Send a message if that needs no waiting, and tell whether it was sent."""
+        if not self._pump.is_ready_to_send:
+            return False
+        self._core.send(message, self._loop.time())
+        self._pump.flush_soon()
+        return True
+
+    async def request(self, payload: Any, timeout: float | None = 30.0) -> Any:
+        """Send a request and return the payload of its answer; any number may be under way.
+
+        timeout: seconds until RequestTimeout, None for as long as the connection lives.
+        Raises RequestError when the other side answers with an error, ConnectionClosed when the connection ends first,
+        TypeError or ValueError for a payload that is no JSON. Cancelled or timed out, it tells the other side so.
+        """
+        return await self._asking.ask("request", payload, timeout)
+
+    async def reauthenticate(self, token: str, timeout: float | None = 30.0) -> None:
+        """Give the server a fresh token for the same subject, before the one before expires; raises as `request`."""
+        await self._asking.ask("auth", {"token": token}, timeout)
+
+    def busy(self) -> AbstractContextManager[None]:
+        """Return a block in which a drain leaves the connection open, until its deadline."""
+        return self.draining.busy()
 
     async def ping(self, payload: bytes | bytearray | memoryview | None = None) -> float:
         """Send a ping, wait for its pong and return the seconds between them.
@@ -135,20 +207,14 @@ class Connection:
         Raises ConnectionClosed when the connection ends first, ConcurrencyError when a ping with this payload is
         waiting already, LocalProtocolError for a payload of more than 125 bytes.
         """
-        await self._ready_to_send()
+        await self._pump.wait_until_ready()
         if payload is not None:
             payload = bytes(memoryview(payload))
-            if payload in self._pings:
-                raise ConcurrencyError("a ping with this payload waits for its pong already")
+            self._pings.check(payload)
         now = self._loop.time()
         payload = self._core.ping(payload, now)
-        pong: asyncio.Future[float] = self._loop.create_future()
-        self._pings[payload] = now, pong
         self._pump.flush()
-        try:
-            return await pong
-        finally:
-            self._pings.pop(payload, None)
+        return await self._pings.pong(payload, now)
 
     async def close(self, code: int = Cause.LOCAL_CLOSE.code, reason: str = "") -> None:
         """Close and wait for the end, at most the close timeout; safe to repeat, and from several tasks.
@@ -185,24 +251,30 @@ class Connection:
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, PongReceived):
-            self._on_pong(event.payload)
-        log_event(self.id, event)
+            self._pings.on_pong(event.payload)
+        self.log.event(event, self.stats)
+        if self._session is not None:
+            self._session.on_event(event, self.stats)
         if isinstance(event, Closed):
             self._pump.writable.set()
-            for _, pong in self._pings.values():
-                if not pong.done():
-                    pong.set_exception(connection_closed(event.info))
+            self._pings.on_closed(event.info)
+            self.draining.on_closed(event.info)
+            if self._requests is not None:
+                self._requests.on_closed(event.info)
+            self.on_closed()
 
-    def _on_pong(self, payload: bytes) -> None:
-        if payload not in self._pings:
-            return
-        # A pong answers the pings before its own as well (RFC 6455, section 5.5.3).
-        for earlier in list(self._pings):
-            sent_at, pong = self._pings.pop(earlier)
-            if not pong.done():
-                pong.set_result(self._loop.time() - sent_at)
-            if earlier == payload:
-                break
+    def screen_with(self, judge: Judge) -> None:
+        """Show each message to `judge` before the application gets it."""
+        if self._screen is None:
+            self._screen = Screen()
+            self._pump.screen = self._screen.pass_on
+        self._screen.judges.append(judge)
+
+    @property
+    def _asking(self) -> Requests:
+        if self._requests is None:
+            self._requests = Requests(self)
+        return self._requests
 
     def _frames(self) -> asyncio.Future[None]:
         """Return a future that is done when more may be in the inbox."""
@@ -212,38 +284,3 @@ class Connection:
             raise ConcurrencyError("another task waits for messages of this connection already")
         self._receiver = self._loop.create_future()
         return self._receiver
-
-    async def _ready_to_send(self) -> None:
-        """Wait while too much is unsent. Raises ConnectionClosed when nothing can be sent any more."""
-        pump = self._pump
-        while not pump.is_ready_to_send:
-            if pump.is_ending:
-                raise await self._closed()
-            await pump.writable.wait()
-
-    async def _closed(self) -> ConnectionClosed:
-        await self._pump.gone.wait()
-        assert self._core.close_info is not None  # nothing else ends the pump
-        return connection_closed(self._core.close_info)
-
-
-def attach(
-    transport: asyncio.Transport,
-    request: UpgradeRequest,
-    agreement: Agreement,
-    *,
-    config: ConnectionConfig | None = None,
-    trailing_data: bytes = b"",
-) -> Connection:
-    """Return a server-side connection on a transport whose upgrade another server has done.
-
-    request, agreement: from `check_upgrade` and `agree`, whose headers that server has answered with its 101.
-    config: the one given to `agree`.
-    trailing_data: bytes that came behind the request.
-    """
-    config = config or ConnectionConfig()
-    now = asyncio.get_running_loop().time()
-    core = Core(Role.SERVER, config, now=now, deflate=agreement.deflate, trailing_data=trailing_data)
-    connection = Connection(core, config, request, agreement)
-    connection.start(transport)
-    return connection

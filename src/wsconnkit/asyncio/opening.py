@@ -51,29 +51,30 @@ class Opening(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:  # noqa: D102
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
         self.remote_address = transport.get_extra_info("peername")
-        self._pump()
+        self.pump()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
         self._handshake.receive_data(data, self._loop.time())
-        self._pump()
+        self.pump()
 
     def eof_received(self) -> bool:  # noqa: D102
         self._handshake.receive_eof(self._loop.time())
-        self._pump()
+        self.pump()
         return has_half_close(self.transport)  # the handshake says when to close
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         self._handshake.receive_eof(self._loop.time(), exc if isinstance(exc, OSError) else None)
-        self._pump()
+        self.pump()
         if self.transport is not None:
             forget(self.transport)
         self._end()
 
     def _on_timer(self) -> None:
         self._handshake.handle_timeout(self._loop.time())
-        self._pump()
+        self.pump()
 
-    def _pump(self) -> None:
+    def pump(self) -> None:
+        """Write, obey and re-arm; to be called after every change of the handshake."""
         self._on_progress(self)
         transport = self.transport
         if transport is None:

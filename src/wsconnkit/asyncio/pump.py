@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import cast
 
 from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close, set_nodelay
@@ -11,6 +11,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 
@@ -25,6 +26,8 @@ _LINGER = 0.1
 class Pump(asyncio.Protocol):
     """Carries out what `core` decides, on a transport; `inbox` holds the messages that have arrived.
 
+    screen: called with each frame of a message; returns those that the application may have now.
+    on_size: called with the size of each message that the application may have, in bytes.
     on_frames: called after a read, when the inbox may have more.
     on_event: called with each event that is not a message.
     """
@@ -33,6 +36,8 @@ class Pump(asyncio.Protocol):
         self, core: Core, queue: QueueConfig, *, on_frames: Callable[[], None], on_event: Callable[[Event], None]
     ) -> None:
         self.core = core
+        self.screen: Callable[[Message], Iterable[Message]] | None = None
+        self.on_size: Callable[[int], None] | None = None
         self.inbox = Inbox(queue)
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
@@ -48,6 +53,7 @@ class Pump(asyncio.Protocol):
         """False while reading is paused because the inbox is full."""
         self._eof_written = False
         self._released = False
+        self._pumping = False
         self._flush_scheduled = False
         self._has_backlog = False
         self._alarm = Alarm(self.loop, self._on_timer)
@@ -97,27 +103,37 @@ class Pump(asyncio.Protocol):
 
     def pump(self) -> None:
         """Deliver events, then write, obey and re-arm; to be called after every change of the core."""
+        if self._pumping:
+            return  # whoever changes the core within an event, the pass that delivers it goes on with what follows
+        self._pumping = True
+        try:
+            self._deliver()
+        finally:
+            self._pumping = False
+        self._on_frames()
+        self.flush()
+        if not self._released:
+            self._alarm.set(self.core.next_timeout())
+
+    def _deliver(self) -> None:
         core, inbox = self.core, self.inbox
         while True:
             for count, event in enumerate(core.events()):
-                if type(event) is Message:
-                    if self._released and inbox.full:
-                        continue  # there is no room to keep it, and no transport to hold it back
-                    inbox.put(event)
+                if type(event) is not Message:
+                    self._on_event(event)
+                elif not (self._released and inbox.full):  # else there is no room, and no transport to hold it back
+                    for frame in (event,) if self.screen is None else self.screen(event):
+                        size = inbox.put(frame)
+                        if size is not None and self.on_size is not None:
+                            self.on_size(size)
                     if inbox.full:
                         self._pause_reading()
-                else:
-                    self._on_event(event)
                 if count == _MAX_EVENTS and not self._released:
                     self._take_turns()
                     break
             if self.reading or core.state is State.OPEN:
                 break
             self._unpause()  # the peer's answer to our close is still to be read
-        self._on_frames()
-        self.flush()
-        if not self._released:
-            self._alarm.set(self.core.next_timeout())
 
     @property
     def is_ending(self) -> bool:
@@ -128,6 +144,15 @@ class Pump(asyncio.Protocol):
     def is_ready_to_send(self) -> bool:
         """A message that is sent now will go out, and not too much is unsent."""
         return self.writable.is_set() and not self.is_ending
+
+    async def wait_until_ready(self) -> None:
+        """Wait while too much is unsent. Raises ConnectionClosed when nothing can be sent any more."""
+        while not self.is_ready_to_send:
+            if self.is_ending:
+                await self.gone.wait()
+                assert self.core.close_info is not None  # nothing else ends the pump
+                raise connection_closed(self.core.close_info)
+            await self.writable.wait()
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""

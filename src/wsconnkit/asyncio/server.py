@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Awaitable, Callable, Collection, Generator, Sequence
-from ssl import SSLContext
+from collections.abc import Awaitable, Callable, Collection
+from functools import partial
 from typing import Any
 
+from wsconnkit.asyncio.authentication import Authentication
 from wsconnkit.asyncio.connection import Connection
-from wsconnkit.asyncio.opening import Opening
-from wsconnkit.asyncio.transport import tls_timeouts
+from wsconnkit.asyncio.draining import DrainRun
+from wsconnkit.asyncio.guard import Guard
+from wsconnkit.asyncio.reception import Reception
+from wsconnkit.asyncio.signals import stop_on_signals
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ConnectionClosed
-from wsconnkit.protocol.handshake import ServerHandshake, check_subprotocols
-from wsconnkit.service.log import log_handler_error, log_handler_stuck, log_opened, log_refused
+from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport
+from wsconnkit.service.endpoint import Endpoint
+from wsconnkit.service.health import Health, measure
+from wsconnkit.service.log import log_draining
+from wsconnkit.service.registry import Registry
+from wsconnkit.service.session import Session
+from wsconnkit.service.tally import Tally
 
 Handler = Callable[[Connection], Awaitable[None]]
 
@@ -25,28 +33,92 @@ class Server:
     """A running server, as `serve` returns it."""
 
     def __init__(
-        self, handler: Handler, config: ConnectionConfig, *, path: str | None, subprotocols: Sequence[str]
+        self,
+        handler: Handler,
+        endpoint: Endpoint[Connection],
+        config: ConnectionConfig,
+        authentication: Authentication | None,
     ) -> None:
         self._handler = handler
+        self._endpoint = endpoint
         self._config = config
-        self._path = path
-        self._subprotocols = check_subprotocols(subprotocols)
+        self._authentication = authentication
         self._loop = asyncio.get_running_loop()
-        self._openings: set[Opening] = set()
+        self._listeners: list[tuple[asyncio.Server, Reception]] = []
         self._handlers: dict[asyncio.Task[None], Connection] = {}
-        self._server: asyncio.Server | None = None
+        self._farewell = (int(Cause.LOCAL_CLOSE.code), "", Cause.LOCAL_CLOSE)
+        self._draining: asyncio.Task[DrainReport] | None = None
         self._closing: asyncio.Task[None] | None = None
         self._closed = asyncio.Event()
 
     @property
-    def connections(self) -> frozenset[Connection]:
-        """The connections whose handlers run."""
-        return frozenset(self._handlers.values())
+    def connections(self) -> Registry[Connection]:
+        """The connections that have not ended: to iterate over, `get(id)`, or `by_user(subject)`."""
+        return self._endpoint.connections
+
+    @property
+    def tally(self) -> Tally:
+        """What the server has done since it started, in numbers."""
+        return self._endpoint.tally
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether new connections are refused because the server shuts down."""
+        return self._endpoint.is_draining
 
     @property
     def sockets(self) -> tuple[socket.socket, ...]:
-        """The listening sockets."""
-        return tuple(self._server.sockets) if self._server is not None else ()
+        """The listening sockets; those of separate endpoints come last."""
+        return tuple(sock for listener, _ in self._listeners for sock in listener.sockets)
+
+    def health(self) -> Health:
+        """Return how the connections are now: counts and latencies."""
+        return measure((ws.is_healthy, ws.latency) for ws in self.connections)
+
+    async def drain(
+        self,
+        *,
+        window: float = WINDOW,
+        grace: float = GRACE,
+        code: int = CODE,
+        reason: str = REASON,
+    ) -> DrainReport:
+        """Refuse new connections with 503, close those that are there one after the other, then close the server.
+
+        window: seconds over which closes are spread. grace: seconds after it in which work in flight may end, and
+        peers may answer the close; what is then left is aborted.
+        Safe to repeat; cancelled, it still drains. Raises LocalProtocolError for a code or a reason that cannot be
+        sent, and ValueError for times that are negative or not finite.
+        """
+        check_close(code, reason)
+        if self._draining is None:
+            run = DrainRun(self.connections, window=window, grace=grace, close=self._say_farewell)
+            self._farewell = code, reason, Cause.DRAIN
+            self._endpoint.is_draining = True
+            log_draining(len(self.connections), window, grace)
+            self._draining = self._loop.create_task(self._finish_drain(run))
+        return await asyncio.shield(self._draining)
+
+    async def run_until_signal(
+        self,
+        *,
+        window: float = WINDOW,
+        grace: float = GRACE,
+        code: int = CODE,
+        reason: str = REASON,
+    ) -> DrainReport:
+        """Wait for SIGTERM or SIGINT, or for the end of the server, and drain; raises as `drain`.
+
+        A second signal ends the process at once. Call it in the main thread.
+        """
+        with stop_on_signals() as stop:
+            waiting = [self._loop.create_task(event.wait()) for event in (stop, self._closed)]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+            return await self.drain(window=window, grace=grace, code=code, reason=reason)
 
     async def close(self, code: int = Cause.DRAIN.code, reason: str = "") -> None:
         """Stop listening and close all connections with `code` and `reason`, within the close timeout.
@@ -57,13 +129,16 @@ class Server:
         """
         check_close(code, reason)
         if self._closing is None:
-            if self._server is not None:
-                self._server.close()
-            for opening in list(self._openings):
-                opening.abort()
-            for connection in self.connections:
-                connection.start_close(code, reason, Cause.DRAIN)
-            self._closing = self._loop.create_task(self._wait_for_handlers())
+            deciding = []
+            for listener, reception in self._listeners:
+                listener.close()
+                deciding += reception.close()
+            if self._authentication is not None:
+                deciding += self._authentication.stop()
+            self._farewell = code, reason, Cause.DRAIN
+            for ws in self.connections:
+                self._say_farewell(ws)
+            self._closing = self._loop.create_task(self._finish_close(deciding))
         await asyncio.shield(self._closing)
 
     async def wait_closed(self) -> None:
@@ -77,117 +152,60 @@ class Server:
         finally:
             await self.close()
 
-    async def _listen(self, **kwargs: Any) -> None:
-        self._server = await self._loop.create_server(self._new_opening, **kwargs)
+    async def listen(self, reception: Reception, **kwargs: Any) -> None:
+        """Receive clients at a further socket; `serve` calls this."""
+        self._listeners.append((await self._loop.create_server(reception.new_opening, **kwargs), reception))
 
-    def _new_opening(self) -> Opening:
-        handshake = ServerHandshake(
-            self._config, now=self._loop.time(), path=self._path, subprotocols=self._subprotocols
-        )
-        return Opening(
-            handshake,
-            on_progress=lambda opening: self._on_progress(handshake, opening),
-            on_end=lambda opening: self._on_end(handshake, opening),
-        )
-
-    def _on_progress(self, handshake: ServerHandshake, opening: Opening) -> None:
-        self._openings.add(opening)  # not before there is a transport, which a failed TLS handshake never gives
-        if self._closing is not None:
-            opening.abort()
-        if handshake.request is None or handshake.agreement or opening.transport is None:
-            return
-        agreement = handshake.accept()
-        core = handshake.connection(self._loop.time())
-        connection = Connection(core, self._config, handshake.request, agreement)
-        opening.hand_over(connection)
-        log_opened(connection.id, connection.remote_address, handshake.request.path)
-        task = self._loop.create_task(self._run_handler(connection), name=f"wsconnkit-{connection.id}")
-        self._handlers[task] = connection
+    def on_connection(self, ws: Connection, session: Session) -> None:
+        """Run the handler for a connection that was let in; a `Reception` calls this."""
+        guard = Guard(ws, session, self._authentication)
+        ws.on_closed = partial(self._on_closed, session, guard)
+        task = self._loop.create_task(self._run_handler(ws), name=f"wsconnkit-{ws.id}")
+        self._handlers[task] = ws
         task.add_done_callback(self._handlers.pop)
 
-    def _on_end(self, handshake: ServerHandshake, opening: Opening) -> None:
-        self._openings.discard(opening)
-        if handshake.response is not None:
-            log_refused(opening.remote_address, handshake.response.status)
+    def _on_closed(self, session: Session, guard: Guard) -> None:
+        guard.stop()
+        self._endpoint.leave(session)
 
-    async def _run_handler(self, connection: Connection) -> None:
+    def _say_farewell(self, ws: Connection) -> None:
+        ws.start_close(*self._farewell)
+
+    async def _run_handler(self, ws: Connection) -> None:
         try:
-            await self._handler(connection)
+            await self._handler(ws)
         except Exception as error:
             # That the client has left is no error of the handler; what another connection says is.
-            if not (isinstance(error, ConnectionClosed) and error.info is connection.close_info):
-                log_handler_error(connection.id, error)
-                connection.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
+            if not (isinstance(error, ConnectionClosed) and error.info is ws.close_info):
+                ws.log.handler_error(error)
+                ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
         finally:
-            connection.start_close(Cause.LOCAL_CLOSE.code, "", Cause.LOCAL_CLOSE)
-            await connection.wait_closed()
+            self._say_farewell(ws)
+            await ws.wait_closed()
 
-    async def _wait_for_handlers(self) -> None:
+    async def _finish_drain(self, run: DrainRun) -> DrainReport:
+        report = await run.wait()
+        await self.close()
+        return report
+
+    async def _finish_close(self, deciding: Collection[asyncio.Task[Any]]) -> None:
         timeout = self._config.close.timeout
-        await asyncio.gather(*(connection.wait_closed() for connection in self.connections))
+        await self._wait_for(deciding, timeout)
+        await asyncio.gather(*(ws.wait_closed() for ws in self._handlers.values()))
         await self._wait_for(self._handlers, timeout)
         for task in self._handlers:
             task.cancel()
         await self._wait_for(self._handlers, timeout)
-        for connection in self._handlers.values():
-            log_handler_stuck(connection.id)
-        if self._server is not None:
-            # From Python 3.12 on it waits for TLS handshakes that have not ended, too.
-            waiting = self._loop.create_task(self._server.wait_closed())
-            await self._wait_for([waiting], timeout)
-            waiting.cancel()
+        for ws in self._handlers.values():
+            ws.log.handler_stuck()
+        # From Python 3.12 on it waits for TLS handshakes that have not ended, too.
+        waiting = [self._loop.create_task(listener.wait_closed()) for listener, _ in self._listeners]
+        await self._wait_for(waiting, timeout)
+        for task in waiting:
+            task.cancel()
         self._closed.set()
 
     @staticmethod
-    async def _wait_for(tasks: Collection[asyncio.Task[None]], timeout: float) -> None:
+    async def _wait_for(tasks: Collection[asyncio.Task[Any]], timeout: float) -> None:
         if tasks:
             await asyncio.wait(tasks, timeout=timeout)
-
-
-class serve:  # noqa: N801 - it is called like the function that it is to its users
-    """Serve `handler` on a host and port: `async with serve(...) as server`, or `server = await serve(...)`.
-
-    handler: called with each connection; when it returns, the connection is closed with 1000, and with 1011 when
-        it raises.
-    host, port: as for `loop.create_server`, like all further keyword arguments (`sock`, `backlog`, …).
-    path: the only one that is served, None for every path.
-    subprotocols: those spoken, the preferred first.
-    ssl: a server-side context, for wss.
-    """
-
-    def __init__(
-        self,
-        handler: Handler,
-        host: str | Sequence[str] | None = None,
-        port: int | None = None,
-        *,
-        path: str | None = None,
-        subprotocols: Sequence[str] = (),
-        config: ConnectionConfig | None = None,
-        ssl: SSLContext | None = None,
-        **kwargs: Any,
-    ) -> None:
-        self._handler = handler
-        self._path = path
-        self._subprotocols = subprotocols
-        self._config = config or ConnectionConfig()
-        self._kwargs = {"host": host, "port": port, "ssl": ssl, **kwargs}
-        if ssl is not None:
-            self._kwargs = {**tls_timeouts(self._config), **self._kwargs}
-        self._server: Server | None = None
-
-    async def _start(self) -> Server:
-        server = Server(self._handler, self._config, path=self._path, subprotocols=self._subprotocols)
-        await server._listen(**self._kwargs)
-        return server
-
-    def __await__(self) -> Generator[Any, None, Server]:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> Server:
-        self._server = await self._start()
-        return self._server
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._server is not None  # __aenter__ made it
-        await self._server.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from wsconnkit.cli.check_config import check_config_command
 from wsconnkit.cli.connect import connect_command
 from wsconnkit.cli.demo import demo_command
 from wsconnkit.cli.serve import serve_command
@@ -17,4 +18,5 @@ def commands() -> None:
 
 commands.add_command(serve_command)
 commands.add_command(connect_command)
+commands.add_command(check_config_command)
 commands.add_command(demo_command)

@@ -11,10 +11,10 @@ from typing import Any
 import click
 
 from wsconnkit.asyncio import Connection, connect
+from wsconnkit.asyncio.signals import stop_on_signals
 from wsconnkit.cli.failure import os_error_text, printable, without_query
 from wsconnkit.cli.lines import Lines
 from wsconnkit.cli.screen import Screen, open_screen
-from wsconnkit.cli.stopping import stop_on_signals
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
 from wsconnkit.protocol.uri import parse_uri

@@ -1,96 +1,146 @@
-"""`wsconnkit serve`: an echo server that logs JSON lines."""
+"""`wsconnkit serve`: a server that echoes messages, answers a few requests and logs what happens."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
+import secrets
+import time
 from pathlib import Path
+from typing import Any
 
 import click
-from dotenv import dotenv_values
+import jwt
+from pydantic import SecretBytes
 
-from wsconnkit.asyncio import Connection, serve
-from wsconnkit.cli.env import PATH_RULE, BadSettings, ServeSettings, is_path, parse_settings
+from wsconnkit.asyncio import Connection, Server, serve
 from wsconnkit.cli.failure import os_error_text
-from wsconnkit.cli.logs import log_to_stdout
-from wsconnkit.cli.stopping import stop_on_signals
+from wsconnkit.cli.loading import config_option, load_settings
+from wsconnkit.machines.closecodes import CloseCode
+from wsconnkit.observe.logs import configure
+from wsconnkit.observe.metrics import render
+from wsconnkit.service.envelope import RequestError
+from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.settings import Settings
 
-_DEFAULT_FILE = ".env"
+_LONGEST_SLEEP = 10.0
+_TOKEN_LIFE = 24 * 3600
+_AUTH_VARIABLES = ("JWT_SECRET", "SUPABASE_AUTH_DOMAIN", "SUPABASE_AUTH_AUDIENCE", "SUPABASE_AUTH_ISSUER")
+_OWN_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - a client connects to one of all addresses
 _logger = logging.getLogger("wsconnkit.cli")
-
-
-def _check_path(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
-    if value is not None and not is_path(value):
-        raise click.BadParameter(f"{value!r} is not allowed; it must be {PATH_RULE}")
-    return value
 
 
 @click.command("serve")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port, 0 for any free one.  [default: 3001]")
-@click.option("--path", callback=_check_path, help="The only path that is served.  [default: /ws]")
-@click.option(
-    "--config", "file", type=click.Path(path_type=Path), help="File with settings.  [default: .env, if there is one]"
-)
-def serve_command(host: str, port: int | None, path: str | None, file: Path | None) -> None:
-    """Echo every message, and log JSON lines.
+@click.option("--path", help="The only path that is served.  [default: /ws]")
+@config_option
+@click.option("--no-auth", is_flag=True, help="Let everyone in, whatever the settings say.")
+def serve_command(host: str, port: int | None, path: str | None, file: Path | None, no_auth: bool) -> None:
+    """Echo messages, answer requests and log what happens.
 
-    Settings come from the options, else from the environment, else from the file: WEBSOCKET_PORT, WEBSOCKET_PATH,
-    PING_INTERVAL, PONG_TIMEOUT, MAX_MISSED_PONGS, COMPRESSION_ENABLED, COMPRESSION_LEVEL, COMPRESSION_THRESHOLD,
-    MAX_FRAME_SIZE, FRAME_WARN_THRESHOLD, IDLE_TIMEOUT, CLOSE_TIMEOUT, LOG_LEVEL. Times are in milliseconds.
+    Settings come from the options, else from the environment, else from the file; `wsconnkit check-config` lists them.
+    When they say nothing about tokens, one is made for this run and printed on standard error; standard output has the
+    log only.
 
-    SIGINT or SIGTERM closes all connections and exits with 0; a second one exits at once.
+    Requests with the action "test" or "echo" are answered with their payload, those with "sleep" after so many
+    "seconds" of it. /healthz, /readyz and /metrics are answered on the same port.
+
+    SIGINT or SIGTERM closes the connections one after the other, within DRAIN_WINDOW and DRAIN_GRACE, and exits with
+    0; a second one exits at once.
     """
-    variables: dict[str, str | None] = {**_read_file(file), **os.environ}
+    options = {}
     if port is not None:
-        variables["WEBSOCKET_PORT"] = str(port)
+        options["WEBSOCKET_PORT"] = str(port)
     if path is not None:
-        variables["WEBSOCKET_PATH"] = path
+        options["WEBSOCKET_PATH"] = path
+    if no_auth:
+        options.update(dict.fromkeys(_AUTH_VARIABLES, ""))
+    settings = load_settings(file, options)
+    token = None
+    if not (no_auth or settings.authenticates):
+        secret = secrets.token_urlsafe(32)
+        settings = settings.model_copy(update={"jwt_secret": SecretBytes(secret.encode())})
+        claims = {"sub": "developer", "tier": "enterprise", "exp": int(time.time()) + _TOKEN_LIFE}
+        token = jwt.encode(claims, secret, "HS256")
+    configure(settings.log_level, settings.log_format)
+    asyncio.run(_serve(host, settings, token))
+
+
+async def _serve(host: str, settings: Settings, token: str | None) -> None:
     try:
-        settings = parse_settings(variables)
-    except BadSettings as error:
-        raise click.UsageError("\n  ".join(["settings that are not allowed:", *error.problems])) from None
-    log_to_stdout(settings.log_level)
-    asyncio.run(_serve(host, settings))
-
-
-def _read_file(file: Path | None) -> dict[str, str | None]:
-    try:
-        with open(file or _DEFAULT_FILE, encoding="utf-8-sig") as stream:
-            return dotenv_values(stream=stream)
-    except FileNotFoundError:
-        if file is None:
-            return {}
-        raise click.UsageError(f"there is no file {str(file)!r}") from None
-    except OSError as error:
-        raise click.UsageError(f"cannot read {str(file or _DEFAULT_FILE)!r}: {os_error_text(error)}") from None
-    except UnicodeDecodeError:
-        raise click.UsageError(f"cannot read {str(file or _DEFAULT_FILE)!r}: it is not UTF-8") from None
-
-
-async def _serve(host: str, settings: ServeSettings) -> None:
-    try:
-        server = await serve(_echo, host, settings.port, path=settings.path, config=settings.config)
+        server = await serve(
+            _router(),
+            host,
+            settings.port,
+            path=settings.path,
+            config=settings.config,
+            authenticate=settings.authenticator(),
+            origins=settings.origins,
+            proxies=settings.proxies,
+            admission=settings.admission,
+            reauthenticate=settings.authenticates,
+            metrics=render,
+        )
     except (OSError, UnicodeError) as error:
         reason = os_error_text(error)
         raise click.ClickException(f"cannot listen on {host}, port {settings.port}: {reason}") from None
-    with stop_on_signals() as stop:
-        for sock in server.sockets:
-            address = sock.getsockname()
-            where = {"host": address[0], "port": address[1], "path": settings.path}
-            _log("server_started", **where)
-        await stop.wait()
-        _log("server_stopping", connections=len(server.connections))
-        await server.close(reason="server shutdown")
-    _log("server_stopped")
+    running = asyncio.ensure_future(
+        server.run_until_signal(
+            window=settings.drain_window,
+            grace=settings.drain_grace,
+            code=CloseCode.SERVICE_RESTART,
+            reason="server shutdown",
+        )
+    )
+    await asyncio.sleep(0)  # signals are heard before anybody is told that the server is there
+    for sock in server.sockets:
+        address = sock.getsockname()
+        _log("server_started", host=address[0], port=address[1], path=settings.path)
+    if token is not None:
+        _tell_token(token, server, settings.path)
+    report = await running
+    counts = {outcome.value: count for outcome, count in report.counts.items()}
+    _log("server_drained", connections=len(report.connections), **counts, duration=round(report.duration, 3))
 
 
-async def _echo(ws: Connection) -> None:
-    async for message in ws:
+def _router() -> RequestRouter:
+    async def echo_message(ws: Connection, message: str | bytes) -> None:
         await ws.send(message)
 
+    router = RequestRouter(on_message=echo_message)
 
-def _log(event_type: str, **fields: str | int) -> None:
-    text = " ".join([event_type, *(f"{name}={value}" for name, value in fields.items())])
-    _logger.info(text, extra={"type": event_type, **fields})
+    @router.action("test")
+    @router.action("echo")
+    async def echo(request: Request) -> Any:
+        return request.payload
+
+    @router.action("sleep")
+    async def sleep(request: Request) -> Any:
+        seconds = request.payload.get("seconds")
+        if not (isinstance(seconds, (int, float)) and 0 <= seconds <= _LONGEST_SLEEP):
+            raise RequestError("invalid_payload", f"seconds must be a number, 0 to {_LONGEST_SLEEP:g}")
+        await asyncio.sleep(seconds)
+        return request.payload
+
+    return router
+
+
+def _tell_token(token: str, server: Server, path: str) -> None:
+    host, port = server.sockets[0].getsockname()[:2]
+    host = _OWN_ADDRESS.get(host, host)
+    place = f"[{host}]" if ":" in host else host
+    lines = [
+        "The settings say nothing about tokens, so this run has its own; it is good for 24 hours.",
+        "",
+        f"Token: {token}",
+        f"URL:   ws://{place}:{port}{path}?token={token}",
+        "",
+        "Talk to the server: wsconnkit connect 'URL'",
+        "For tokens of your own, set JWT_SECRET or SUPABASE_AUTH_DOMAIN; to let everyone in, use --no-auth.",
+    ]
+    click.echo("\n".join(lines), err=True)
+
+
+def _log(event_type: str, **fields: str | int | float) -> None:
+    _logger.info(event_type, extra={"type": event_type, **fields})

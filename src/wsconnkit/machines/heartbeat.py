@@ -85,7 +85,6 @@ class Heartbeat:
         "_deadline",
         "_interval",
         "_max_missed",
-        "_missed",
         "_new_payload",
         "_now",
         "_phase",
@@ -95,6 +94,7 @@ class Heartbeat:
         "_waits",
         "_writing_paused",
         "latency",
+        "missed",
     )
 
     def __init__(
@@ -113,7 +113,8 @@ class Heartbeat:
         self._now = now
         self._phase = _Phase.IDLE
         self._deadline = now + self._interval
-        self._missed = 0
+        self.missed = 0
+        """Misses in a row since the last byte."""
         self._pings: dict[bytes, float] = {}
         self._reading_paused = self._writing_paused = False
         self.latency: float | None = None
@@ -131,7 +132,7 @@ class Heartbeat:
         if self._phase is not _Phase.DEAD:
             self._phase = _Phase.IDLE
             self._deadline = self._now + self._interval
-            self._missed = 0
+            self.missed = 0
         return late_by if late_by > self._tolerance and not self._reading_paused else 0.0
 
     def on_ping_sent(self, payload: bytes, now: float) -> None:
@@ -198,16 +199,16 @@ class Heartbeat:
             # The ping may not have left yet, so its clock does not run.
             self._wait_in(_Phase.PINGED)
             return Beat(late_by=late_by)
-        is_last = self._phase is _Phase.PINGED and self._missed + 1 == self._max_missed
+        is_last = self._phase is _Phase.PINGED and self.missed + 1 == self._max_missed
         if late_by or is_last:
             # A late timer says that we were away, not that the peer was: read once before the verdict.
             self._wait_in(_Phase.CHECKING)
             return Beat(late_by=late_by)
-        self._missed += 1
-        if self._missed == self._max_missed:
+        self.missed += 1
+        if self.missed == self._max_missed:
             self._wait_in(_Phase.DEAD)
-            return Beat(missed=self._missed, dead=True)
-        return Beat(ping=self._ping(), missed=self._missed)
+            return Beat(missed=self.missed, dead=True)
+        return Beat(ping=self._ping(), missed=self.missed)
 
     def _ping(self) -> bytes:
         payload = self._new_payload(4)

@@ -1,10 +1,14 @@
 """Token buckets: how often something may happen, alone or by key in bounded memory.
 
+Alone::
+
+    from wsconnkit.machines.ratelimit import RateLimit, TokenBucket
+
     bucket = TokenBucket(RateLimit(2, period=60.0), now=0.0)
-    bucket.take(0.0)                                # 0.0: there were two tokens, one is taken
-    bucket.take(0.0)                                # 0.0: and the other
-    bucket.take(10.0)                               # 20.0: none is left, the next is there in so many seconds
-    bucket.take(30.0)                               # 0.0
+    bucket.take(0.0)     # 0.0: there were two tokens, one is taken
+    bucket.take(0.0)     # 0.0: and the other
+    bucket.take(10.0)    # 20.0: none is left, the next is there in so many seconds
+    bucket.take(30.0)    # 0.0
 
 Checking and taking is one step, so nothing can come in between.
 """
@@ -66,12 +70,13 @@ class TokenBuckets:
     """Buckets by key, each made when it is first asked for, at most `max_keys` of them.
 
     Over the bound the bucket that has been full the longest is forgotten, which changes nothing, or else the one that
-    is full the soonest, which changes least. Raises ValueError for `max_keys` below 1.
+    is full the soonest, which changes least. A `now` before the last one is clamped. Raises ValueError for `max_keys` below 1.
     """
 
     def __init__(self, max_keys: int = 10_000) -> None:
         _check_count("max_keys", max_keys)
         self._max_keys = max_keys
+        self._now = -inf
         self._buckets: dict[tuple[Hashable, RateLimit], TokenBucket] = {}
         self._by_full_at: list[tuple[float, int, tuple[Hashable, RateLimit]]] = []
         self._made = 0
@@ -85,6 +90,7 @@ class TokenBuckets:
 
     def take_all(self, wanted: Iterable[tuple[Hashable, RateLimit]], now: float) -> float:
         """Take a token of each key and return 0.0, or take none and return the seconds until all have one."""
+        self._now = now = max(now, self._now)
         names = list(wanted)
         wait = max((self._buckets[name].wait(now) for name in names if name in self._buckets), default=0.0)
         if not wait:

@@ -196,8 +196,10 @@ class Connection:
 
     # What the application does.
 
-    def send(self, message: str | bytes | bytearray | memoryview, now: float, *, final: bool = True) -> None:
-        """Send a message, text for `str` and binary otherwise; `final=False` sends a first or middle fragment.
+    def send(self, message: str | bytes | bytearray | memoryview, now: float, *, final: bool = True) -> int:
+        """Send a message, text for `str` and binary otherwise, and return its size in bytes.
+
+        `final=False` sends a first or middle fragment.
 
         Raises LocalProtocolError when the connection is not open, or when a fragment's type differs from that
         of its message, or for text that is no valid Unicode; TypeError for other types.
@@ -213,6 +215,7 @@ class Connection:
         if final:
             self.stats.messages_sent += 1
         self._message_at = self._now
+        return len(payload)
 
     def ping(self, payload: bytes | None, now: float) -> bytes:
         """Send a ping of at most 125 bytes, four random ones for None, and return its payload.
@@ -349,6 +352,11 @@ class Connection:
     def latency(self) -> float | None:
         """Seconds from the last answered ping to its pong; None before the first."""
         return self._heartbeat.latency
+
+    @property
+    def missed(self) -> int:
+        """Pings of the heartbeat that have gone unanswered since the last byte."""
+        return self._heartbeat.missed
 
     # Inside.
 

@@ -314,11 +314,13 @@ class ServerHandshake(_Handshake):
         self._now = max(now, self._now)
         if self.response is not None or self.transport is Transport.ABORT:
             return  # read on only so that the refusal is not lost in a reset
+        if self.http_request is not None:
+            return  # its body
         self._feed(data)
-        if self._request is None:
+        if self.request is None:
             self._read()
         # "the client MUST wait for a response" (RFC 6455, section 4.1); a little haste is forgiven.
-        is_waiting = self._request is not None and not self.agreement and not self.response
+        is_waiting = self.request is not None and not self.agreement and not self.response
         if is_waiting and len(self._h11.trailing_data[0]) > self._limits.max_head:
             self._respond(refusal(400, "too much was sent before the upgrade was accepted"))
 
@@ -365,13 +367,9 @@ class ServerHandshake(_Handshake):
                 self.transport = Transport.ABORT
 
     @property
-    def _request(self) -> UpgradeRequest | HTTPRequest | None:
-        return self.request or self.http_request
-
-    @property
     def _is_pending(self) -> bool:
         is_answered = self.response or self.agreement or self.transport is Transport.ABORT
-        return self._request is not None and not is_answered
+        return (self.request or self.http_request) is not None and not is_answered
 
     def _read(self) -> None:
         try:

@@ -26,14 +26,17 @@ class Inbox:
         self._unfinished_bytes = 0
         self._within = False  # the application has taken a part of the first message
 
-    def put(self, frame: Message) -> None:
-        """Add a message or one frame of it."""
+    def put(self, frame: Message) -> int | None:
+        """Add a message or one frame of it; return the size of the message in bytes when that is its end, else None."""
         self._frames.append(frame)
-        self._unfinished_bytes += frame.size
-        if frame.final:
-            self._messages += 1
-            self._bytes += self._unfinished_bytes
-            self._unfinished_bytes = 0
+        size = self._unfinished_bytes + frame.size
+        if not frame.final:
+            self._unfinished_bytes = size
+            return None
+        self._messages += 1
+        self._bytes += size
+        self._unfinished_bytes = 0
+        return size
 
     @property
     def full(self) -> bool:
@@ -48,6 +51,11 @@ class Inbox:
         if self._within and not self._messages:
             return self._unfinished_bytes <= self._max_bytes // 2
         return self._messages <= self._max_messages // 2 and self._bytes <= self._max_bytes // 2
+
+    @property
+    def size(self) -> int:
+        """Bytes that wait, those of an unfinished message too."""
+        return self._bytes + self._unfinished_bytes
 
     @property
     def messages(self) -> int:

@@ -1,63 +1,151 @@
-"""Tell what happens on connections to the standard `logging`, with fields that a JSON formatter can print."""
+"""Tell what happens to the standard `logging`, with fields that a JSON formatter can print."""
 
 from __future__ import annotations
 
 import logging
+import traceback
+from collections.abc import Iterable
 from typing import Any
 
+from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, HeartbeatPinged, HeartbeatStalled
+from wsconnkit.service.tokens import redact
 
-logger = logging.getLogger("wsconnkit.connection")
+_connection = logging.getLogger("wsconnkit.connection")
+_server = logging.getLogger("wsconnkit.server")
+
+_MAX_SECRETS = 16
+"""The latest that a connection keeps out of its lines."""
 
 
-def log_opened(connection_id: str, remote_address: Any, path: str) -> None:
-    """Log that a connection has opened."""
-    _log(logging.INFO, "connection_opened", connection_id, remote_address=remote_address, path=path)
+class ConnectionLog:
+    """Logs what happens on one connection.
 
+    user_id: whose it is, where that is known.
+    secrets: what must not be in any line, such as the token that it was opened with.
+    """
 
-def log_event(connection_id: str, event: Event) -> None:
-    """Log what is worth a line: the end, heartbeats, and frames near the limit."""
-    if isinstance(event, Closed):
+    __slots__ = ("connection_id", "secrets", "user_id")
+
+    def __init__(self, connection_id: str, *, user_id: str | None = None, secrets: Iterable[str] = ()) -> None:
+        self.connection_id = connection_id
+        self.user_id = user_id
+        self.secrets = tuple(secrets)
+
+    def keep_out(self, secret: str) -> None:
+        """Let no further line have `secret` in it."""
+        self.secrets = (*self.secrets[-_MAX_SECRETS + 1 :], secret)
+
+    def opened(self, remote_address: Any, client_ip: str | None, path: str) -> None:
+        """The connection has opened; `client_ip` is the address behind trusted proxies."""
+        path = redact(path, self.secrets)
+        self._log(logging.INFO, "connection_opened", remote_address=remote_address, client_ip=client_ip, path=path)
+
+    def event(self, event: Event, stats: ConnectionStats) -> None:
+        """Log what is worth a line: the end, heartbeats, and frames near the limit."""
+        if isinstance(event, Closed):
+            self._closed(event, stats)
+        elif isinstance(event, HeartbeatPinged):
+            level = logging.WARNING if event.missed else logging.DEBUG
+            self._log(level, "heartbeat_missed" if event.missed else "heartbeat_ping", missed=event.missed)
+        elif isinstance(event, HeartbeatStalled):
+            self._log(logging.WARNING, "heartbeat_stalled", late_by=event.late_by)
+        elif isinstance(event, FrameSizeWarning):
+            self._log(logging.WARNING, "frame_size_warning", size=event.size)
+
+    def auth_renewed(self) -> None:
+        """A fresh token has taken the place of the one before."""
+        self._log(logging.INFO, "auth_renewed")
+
+    def auth_failed(self, reason: str, detail: str) -> None:
+        """A token that was to renew the connection's was not good."""
+        self._log(logging.WARNING, "auth_failed", reason=reason, detail=detail)
+
+    def auth_error(self, error: Exception) -> None:
+        """A token could not be verified, whether it is good or not."""
+        self._log(logging.ERROR, "auth_error", error)
+
+    def rate_limited(self, retry_after: float, violations: int) -> None:
+        """A message was refused because there were too many."""
+        self._log(logging.WARNING, "rate_limited", retry_after=retry_after, violations=violations)
+
+    def handler_error(self, error: BaseException) -> None:
+        """A handler raised."""
+        self._log(logging.ERROR, "handler_error", error)
+
+    def handler_stuck(self) -> None:
+        """A handler goes on after its connection has ended and it was cancelled."""
+        self._log(logging.ERROR, "handler_stuck_error")
+
+    def request_error(self, request_id: str, error: BaseException) -> None:
+        """The handler of a request raised."""
+        self._log(logging.ERROR, "request_error", error, request_id=redact(request_id, self.secrets))
+
+    def _closed(self, event: Closed, stats: ConnectionStats) -> None:
         info = event.info
-        _log(
+        inbound, outbound = stats.compression.inbound, stats.compression.outbound
+        if inbound.messages_compressed or inbound.errors or outbound.messages_compressed:
+            self._log(
+                logging.INFO,
+                "compression_summary",
+                messages_in=inbound.messages_compressed,
+                messages_out=outbound.messages_compressed,
+                percent_saved_in=round(inbound.percent_saved, 1),
+                percent_saved_out=round(outbound.percent_saved, 1),
+                errors=inbound.errors,
+            )
+        self._log(
             logging.INFO,
             "connection_closed",
-            connection_id,
             code=info.code,
-            reason=info.reason,
+            reason=redact(info.reason, self.secrets),
             cause=info.cause.value,
             initiator=info.initiator.value,
             phase=info.phase.value,
             clean=info.clean,
             error=None if info.error is None else str(info.error),
         )
-    elif isinstance(event, HeartbeatPinged):
-        level = logging.WARNING if event.missed else logging.DEBUG
-        _log(level, "heartbeat_missed" if event.missed else "heartbeat_ping", connection_id, missed=event.missed)
-    elif isinstance(event, HeartbeatStalled):
-        _log(logging.WARNING, "heartbeat_stalled", connection_id, late_by=event.late_by)
-    elif isinstance(event, FrameSizeWarning):
-        _log(logging.WARNING, "frame_size_warning", connection_id, size=event.size)
+
+    def _log(self, level: int, event_type: str, exception: BaseException | None = None, **fields: Any) -> None:
+        fields = {"connection_id": self.connection_id, "user_id": self.user_id, **fields}
+        _log(_connection, level, event_type, exception, self.secrets, **fields)
 
 
-def log_handler_error(connection_id: str, error: BaseException) -> None:
-    """Log that a handler raised, with its traceback."""
-    _log(logging.ERROR, "handler_error", connection_id, exc_info=error)
-
-
-def log_handler_stuck(connection_id: str) -> None:
-    """Log that a handler goes on after its connection has ended and it was cancelled."""
-    _log(logging.ERROR, "handler_stuck_error", connection_id)
-
-
-def log_refused(remote_address: Any, status: int) -> None:
+def log_refused(remote_address: Any, status: int, reason: str) -> None:
     """Log that an upgrade was refused."""
-    _log(logging.INFO, "upgrade_refused", None, remote_address=remote_address, status=status)
+    _log(_server, logging.INFO, "upgrade_refused", remote_address=remote_address, status=status, reason=reason)
+
+
+def log_auth_failed(remote_address: Any, reason: str, detail: str) -> None:
+    """Log that the token of an upgrade was not good."""
+    _log(_server, logging.WARNING, "auth_failed", remote_address=remote_address, reason=reason, detail=detail)
+
+
+def log_server_error(event_type: str, error: BaseException, secrets: Iterable[str] = ()) -> None:
+    """Log that what the application gave to the server raised."""
+    _log(_server, logging.ERROR, event_type, error, secrets)
+
+
+def log_draining(connections: int, window: float, grace: float) -> None:
+    """Log that a drain has begun."""
+    _log(_server, logging.INFO, "server_draining", connections=connections, window=window, grace=grace)
 
 
 def _log(
-    level: int, event_type: str, connection_id: str | None, exc_info: BaseException | None = None, **fields: Any
+    logger: logging.Logger,
+    level: int,
+    event_type: str,
+    exception: BaseException | None = None,
+    secrets: Iterable[str] = (),
+    **fields: Any,
 ) -> None:
-    if logger.isEnabledFor(level):
-        extra = {"type": event_type, "connection_id": connection_id, **fields}
-        logger.log(level, "%s %s", event_type, connection_id or "-", exc_info=exc_info, extra=extra)
+    if not logger.isEnabledFor(level):
+        return
+    text = f"{event_type} {fields.get('connection_id', '-')}"
+    if exception is not None:
+        told = "".join(traceback.format_exception(exception)).rstrip()
+        redacted = redact(told, secrets)
+        if redacted != told:
+            # Exceptions quote what they were given, and handlers would print this one as it is.
+            text, exception = f"{text}\n{redacted}", None
+    logger.log(level, "%s", text, exc_info=exception, extra={"type": event_type, **fields})

@@ -108,7 +108,7 @@ class Stage:
             self._say(actor, f"its client failed: {actor.failure}")
 
     async def _handle(self, ws: Connection) -> None:
-        actor = self._by_path[ws.request.path]
+        actor = self._by_path[ws.upgrade_request.path]
         actor.connection = ws
         if actor.kib_to_send:
             await self._send_much(ws, actor)

@@ -1,0 +1,190 @@
+"""Receives the clients of a server: drives their handshakes, and lets in, answers or refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from uuid import uuid4
+
+from wsconnkit.asyncio.authentication import Authentication
+from wsconnkit.asyncio.connection import Connection
+from wsconnkit.asyncio.opening import Opening
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.protocol.handshake import HTTPRequest, ServerHandshake, UpgradeRequest
+from wsconnkit.protocol.http import Response
+from wsconnkit.service.endpoint import Endpoint, Visitor
+from wsconnkit.service.log import log_server_error
+from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, no_page
+from wsconnkit.service.principal import Principal
+from wsconnkit.service.session import Session
+
+AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
+"""Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
+OnConnection = Callable[[Connection, Session], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """What clients of one listening socket may ask for.
+
+    on_connection: called with each connection that is let in, once it is ready. None lets none in.
+    pages: whether the pages for those who watch the server are here. metrics: makes the text of /metrics.
+    """
+
+    endpoint: Endpoint[Connection]
+    config: ConnectionConfig
+    on_connection: OnConnection | None = None
+    path: str | None = None
+    subprotocols: Sequence[str] = ()
+    authentication: Authentication | None = None
+    pages: bool = True
+    metrics: MetricsText | None = None
+    http: AnswerHTTP | None = None
+
+
+class Reception:
+    """Makes the protocols of a listening socket, and knows whose handshakes are under way."""
+
+    def __init__(self, rules: Rules) -> None:
+        self._rules = rules
+        self._guests: set[_Guest] = set()
+        self._is_closed = False
+
+    def __len__(self) -> int:
+        return len(self._guests)
+
+    def new_opening(self) -> Opening:
+        """Return the protocol of a client that has just come."""
+        return _Guest(self._rules, self._on_arrival, self._guests.discard).opening
+
+    def close(self) -> list[asyncio.Task[None]]:
+        """Drop all who are here, and whoever still comes; return the tasks that are about to end."""
+        self._is_closed = True
+        deciding = [guest.deciding for guest in self._guests if guest.deciding is not None]
+        for guest in list(self._guests):
+            guest.opening.abort()
+        return deciding
+
+    def _on_arrival(self, guest: _Guest) -> None:
+        self._guests.add(guest)
+        if self._is_closed:
+            guest.opening.abort()
+
+
+class _Guest:
+    """A client until it is let in or has left."""
+
+    def __init__(
+        self, rules: Rules, on_arrival: Callable[[_Guest], None], on_departure: Callable[[_Guest], None]
+    ) -> None:
+        self._rules = rules
+        self._on_arrival = on_arrival
+        self._on_departure = on_departure
+        self._loop = asyncio.get_running_loop()
+        self._handshake = ServerHandshake(
+            rules.config, now=self._loop.time(), path=rules.path, subprotocols=rules.subprotocols, http=True
+        )
+        self.opening = Opening(self._handshake, on_progress=self._on_progress, on_end=self._on_end)
+        self.deciding: asyncio.Task[None] | None = None
+        """Finds out how to answer the request."""
+        self._is_answered = False
+        """Whether we have answered the request, and not the handshake by itself."""
+
+    def _on_progress(self, opening: Opening) -> None:
+        if opening.transport is None:
+            return  # a failed TLS handshake never gives one, and after the end there is none
+        self._on_arrival(self)
+        if self._handshake.response is not None:
+            if self.deciding is not None and not self._is_answered:
+                self.deciding.cancel()  # it took too long
+        elif self.deciding is not None:
+            pass
+        elif self._handshake.http_request is not None:
+            self.deciding = self._loop.create_task(self._answer(self._handshake.http_request))
+        elif self._handshake.request is not None:
+            self._receive(self._handshake.request)
+
+    def _on_end(self, opening: Opening) -> None:
+        self._on_departure(self)
+        if self.deciding is not None and not self._is_answered:
+            self.deciding.cancel()
+        if self._handshake.response is not None and not self._is_answered:
+            self._rules.endpoint.on_handshake_response(self._handshake.response, opening.remote_address)
+
+    def _receive(self, request: UpgradeRequest) -> None:
+        rules = self._rules
+        if rules.on_connection is None:
+            self._respond(NO_WEBSOCKET)
+            return
+        visitor = rules.endpoint.receive(request, self.opening.remote_address)
+        if isinstance(visitor, Response):
+            self._respond(visitor)
+        elif rules.authentication is None:
+            self._admit(visitor, None, rules.on_connection)
+        else:
+            self.deciding = self._loop.create_task(
+                self._authenticate(visitor, rules.authentication, rules.on_connection)
+            )
+
+    async def _authenticate(
+        self, visitor: Visitor, authentication: Authentication, on_connection: OnConnection
+    ) -> None:
+        answer: Principal | Response
+        try:
+            answer = await authentication(visitor.token, visitor.request)
+            if isinstance(answer, Response):
+                self._rules.endpoint.on_refusal(answer, visitor)
+        except Exception as error:
+            answer = self._rules.endpoint.refuse_for(error, visitor)
+        if not self._is_waiting:
+            return  # our cancellation was not heeded
+        if isinstance(answer, Response):
+            self._respond(answer)
+        else:
+            self._admit(visitor, answer, on_connection)
+        self.opening.pump()
+
+    async def _answer(self, request: HTTPRequest) -> None:
+        rules = self._rules
+        try:
+            response = answer_page(request, rules.endpoint, rules.metrics) if rules.pages else None
+            if response is None and rules.http is not None:
+                response = await rules.http(request)
+            if response is None:
+                response = no_page(request, rules.path)
+                rules.endpoint.on_handshake_response(response, self.opening.remote_address)
+        except Exception as error:
+            log_server_error("http_error", error)
+            response = INTERNAL_ERROR
+        if self._is_waiting:
+            self._respond(response)
+            self.opening.pump()
+
+    @property
+    def _is_waiting(self) -> bool:
+        return self.opening.transport is not None and self._handshake.response is None
+
+    def _respond(self, response: Response) -> None:
+        self._is_answered = True
+        try:
+            self._handshake.respond(response)
+        except LocalProtocolError as error:  # for what the application made
+            log_server_error("http_error", error)
+            self._handshake.respond(INTERNAL_ERROR)
+
+    def _admit(self, visitor: Visitor, principal: Principal | None, on_connection: OnConnection) -> None:
+        rules, now = self._rules, self._loop.time()
+        session = rules.endpoint.admit(visitor, principal, uuid4().hex, now=now, wall_now=time.time())
+        if isinstance(session, Response):
+            self._respond(session)
+            return
+        self._is_answered = True
+        agreement = self._handshake.accept()
+        connection = Connection(self._handshake.connection(now), rules.config, visitor.request, agreement, session)
+        rules.endpoint.enter(connection, session)
+        session.log.opened(self.opening.remote_address, visitor.ip, visitor.request.path)
+        on_connection(connection, session)
+        self.opening.hand_over(connection)

@@ -1,0 +1,1 @@
+"""Turn what happens on connections into log lines and metrics."""

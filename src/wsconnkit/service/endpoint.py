@@ -1,0 +1,161 @@
+"""The rules around the connections of one server: who may come in, who is there, what has happened."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from math import ceil
+from typing import Any, Generic, NamedTuple, TypeVar
+
+from wsconnkit.protocol.handshake import UpgradeRequest, refusal
+from wsconnkit.protocol.http import Response
+from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
+from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_refused, log_server_error
+from wsconnkit.service.origins import Origins
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.proxies import TrustedProxies, network_key
+from wsconnkit.service.registry import Registry
+from wsconnkit.service.session import Session
+from wsconnkit.service.tally import Tally
+from wsconnkit.service.tokens import secrets_of, token_of
+
+C = TypeVar("C")
+
+_STATUS = {
+    Refused.DRAINING: (503, "the server is shutting down"),
+    Refused.ORIGIN: (403, "this origin is not allowed"),
+    Refused.MISSING: (401, "missing token"),
+    Refused.INVALID: (401, "invalid token"),
+    Refused.EXPIRED: (401, "expired token"),
+    Refused.UNAVAILABLE: (503, "tokens cannot be verified at the moment"),
+    Refused.CAPACITY: (503, "the server has as many connections as it can take"),
+    Refused.USER_CAP: (429, "too many connections of this user"),
+    Refused.IP_CAP: (429, "too many connections from this address"),
+    Refused.RATE: (429, "too many upgrades"),
+}
+_FAILURES = {
+    AuthFailure.MISSING: Refused.MISSING,
+    AuthFailure.INVALID: Refused.INVALID,
+    AuthFailure.EXPIRED: Refused.EXPIRED,
+}
+# What a handshake answers by itself.
+_BY_STATUS = {404: Refused.PATH, 503: Refused.UNAVAILABLE}
+
+
+class Visitor(NamedTuple):
+    """Someone who asks for a WebSocket, and has not been refused so far."""
+
+    request: UpgradeRequest
+    remote_address: Any
+    ip: str | None
+    """The client's address, through trusted proxies."""
+    token: str | None
+
+    def __repr__(self) -> str:
+        return f"<Visitor {self.ip} {self.request!r}>"
+
+
+class Endpoint(Generic[C]):
+    """One server's rules and records, without I/O; `C` is the type of its connections.
+
+    origins: those that browsers may come from besides the server's own; None for all.
+    proxies: whose word on the client's address is taken.
+    admission: caps and rates.
+    reauthenticate: whether a message may bring a fresh token.
+    """
+
+    def __init__(
+        self,
+        *,
+        origins: Collection[str] | None = (),
+        proxies: TrustedProxies | None = None,
+        admission: AdmissionConfig | None = None,
+        reauthenticate: bool = False,
+    ) -> None:
+        self._origins = Origins(origins)
+        self._proxies = proxies or TrustedProxies()
+        self._admission = Admission(admission or AdmissionConfig())
+        self._reauthenticate = reauthenticate
+        self.connections: Registry[C] = Registry()
+        self.tally = Tally()
+        self.is_draining = False
+        """Whether new connections are refused because the server shuts down."""
+
+    def receive(self, request: UpgradeRequest, remote_address: object) -> Visitor | Response:
+        """Take a request for a WebSocket; return the visitor who made it, or the response that refuses it."""
+        visitor = Visitor(
+            request, remote_address, self._proxies.client_ip(remote_address, request.headers), token_of(request)
+        )
+        if self.is_draining:
+            return self._refuse(Refused.DRAINING, visitor)
+        if not self._origins.allows(request):
+            return self._refuse(Refused.ORIGIN, visitor)
+        return visitor
+
+    def on_refusal(self, response: Response, visitor: Visitor) -> None:
+        """Take the response with which the application's own authentication refuses a visitor."""
+        self._refused(response, Refused.APPLICATION, visitor.remote_address)
+
+    def refuse_for(self, error: Exception, visitor: Visitor) -> Response:
+        """Return the response to a visitor whose authentication raised `error`."""
+        if isinstance(error, AuthenticationError):
+            log_auth_failed(visitor.remote_address, error.failure.value, error.detail)
+            return self._refuse(_FAILURES[error.failure], visitor)
+        if isinstance(error, KeysUnavailable):
+            return self._refuse(Refused.UNAVAILABLE, visitor)
+        log_server_error("auth_error", error, secrets_of(visitor.request))
+        return self._refused(refusal(500, "internal error"), Refused.UNAVAILABLE, visitor.remote_address)
+
+    def admit(
+        self, visitor: Visitor, principal: Principal | None, connection_id: str, *, now: float, wall_now: float
+    ) -> Session | Response:
+        """Return the session of a visitor who is let in, or the response that refuses it.
+
+        The caller gives the session's connection to `enter` before anything else happens here.
+        """
+        if self.is_draining:
+            return self._refuse(Refused.DRAINING, visitor)
+        user, tier = (None, None) if principal is None else (principal.subject, principal.tier)
+        ip = None if visitor.ip is None else network_key(visitor.ip)
+        refused = self._admission.check(user=user, tier=tier, ip=ip, registry=self.connections, now=now)
+        if refused is not None:
+            if refused.reason is Refused.RATE:
+                self.tally.on_limited("upgrade")
+            return self._refuse(refused.reason, visitor, refused.retry_after)
+        return Session(
+            ConnectionLog(connection_id, user_id=user, secrets=secrets_of(visitor.request)),
+            principal,
+            ip,
+            admission=self._admission,
+            tally=self.tally,
+            reauthenticate=self._reauthenticate and principal is not None,
+            now=now,
+            wall_now=wall_now,
+        )
+
+    def enter(self, connection: C, session: Session) -> None:
+        """Add a connection that was admitted."""
+        self.connections.add(connection, id=session.log.connection_id, user=session.user, ip=session.ip)
+        self.tally.on_opened()
+
+    def leave(self, session: Session) -> None:
+        """Remove a connection that has ended."""
+        self.connections.remove(session.log.connection_id)
+
+    def on_handshake_response(self, response: Response, remote_address: object) -> None:
+        """Take the response with which the handshake itself refused a request."""
+        self._refused(response, _BY_STATUS.get(response.status, Refused.REQUEST), remote_address)
+
+    def _refuse(self, reason: Refused, visitor: Visitor, retry_after: float | None = None) -> Response:
+        status, error = _STATUS[reason]
+        headers = {}
+        if status == 401:
+            headers["WWW-Authenticate"] = "Bearer"  # RFC 6750, section 3
+        elif status in (429, 503):
+            seconds = self._admission.config.retry_after if retry_after is None else retry_after
+            headers["Retry-After"] = str(max(1, ceil(seconds)))
+        return self._refused(refusal(status, error, headers), reason, visitor.remote_address)
+
+    def _refused(self, response: Response, reason: Refused, remote_address: object) -> Response:
+        self.tally.on_refused(reason)
+        log_refused(remote_address, response.status, reason.value)
+        return response

@@ -1,0 +1,91 @@
+"""Which web pages may open a WebSocket (RFC 6455, section 10.2); programs that are no browser send no Origin."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from ipaddress import IPv6Address
+from typing import NamedTuple
+
+from wsconnkit.protocol.handshake import UpgradeRequest
+
+_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
+_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class _Origin(NamedTuple):
+    scheme: str
+    host: str
+    port: int | None
+
+
+_NULL = _Origin("null", "", None)  # what pages in a sandbox or a file have
+
+
+class Origins:
+    """The origins that are accepted besides the host's own; None accepts every origin.
+
+    allowed: entries `scheme://host` or `scheme://host:port` as browsers send them, or `null`.
+    Raises ValueError for any other entry.
+    """
+
+    __slots__ = ("_allowed",)
+
+    def __init__(self, allowed: Collection[str] | None = ()) -> None:
+        if isinstance(allowed, str):
+            raise ValueError(f"allowed is {allowed!r}; it must be a list of origins, such as [{allowed!r}], or None")
+        self._allowed = None if allowed is None else frozenset(_checked(entry) for entry in allowed)
+
+    def allows(self, request: UpgradeRequest) -> bool:
+        """Tell whether `request` comes from an accepted origin, from the host's own, or from no web page at all.
+
+        Never raises; an Origin that is malformed, or that is there more than once, is none that is accepted.
+        """
+        sent = request.headers.get_all("Origin")
+        if self._allowed is None or not sent:
+            return True
+        origin = _parse(sent[0])
+        if origin is None or len(sent) > 1:
+            return False
+        return origin in self._allowed or _is_own(origin, request.headers.get_all("Host"))
+
+
+def _is_own(origin: _Origin, hosts: list[str]) -> bool:
+    # A proxy that ends TLS hides our scheme, so only host and port can be compared.
+    port = origin.port
+    return port is not None and len(hosts) == 1 and _parse_authority(hosts[0], port_of=origin.scheme) == origin[1:]
+
+
+def _checked(entry: object) -> _Origin:
+    origin = _parse(entry) if isinstance(entry, str) else None
+    if origin is None:
+        raise ValueError(
+            f"{entry!r} is no origin; write 'scheme://host' or 'scheme://host:port' without a path or a last slash "
+            "(a name beyond ASCII in its xn-- form), or 'null'; to accept every origin, give None in place of the list"
+        )
+    return origin
+
+
+def _parse(text: str) -> _Origin | None:
+    if text == "null":
+        return _NULL
+    scheme, _, authority = text.partition("://")
+    place = _parse_authority(authority, port_of=scheme.lower())
+    return _Origin(scheme.lower(), *place) if place is not None and _SCHEME.fullmatch(scheme) else None
+
+
+def _parse_authority(text: str, *, port_of: str) -> tuple[str, int | None] | None:
+    """Return host and port, where a missing port is that of the scheme `port_of`; None for what is malformed."""
+    match = _AUTHORITY.fullmatch(text)
+    if match is None:
+        return None
+    address, name, digits = match.groups()
+    port = _DEFAULT_PORTS.get(port_of) if digits is None else int(digits)
+    if port is not None and port > 0xFFFF:
+        return None
+    try:
+        host = name.lower() if address is None else str(IPv6Address(address))
+    except ValueError:
+        return None
+    return host, port

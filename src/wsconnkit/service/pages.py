@@ -1,0 +1,53 @@
+"""The pages of a server for those who watch it: /healthz, /readyz and /metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from wsconnkit.protocol.handshake import HTTPRequest, check_upgrade, refusal
+from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.service.endpoint import Endpoint
+
+MetricsText = Callable[[Any, "str | None"], tuple[str, bytes]]
+"""Called with an `Endpoint` and the Accept header of a scrape; returns the content type and the text."""
+
+INTERNAL_ERROR = refusal(500, "internal error")
+"""The answer where the application raised."""
+NO_WEBSOCKET = refusal(404, "there is no WebSocket here")
+"""The answer to an upgrade where there are only pages."""
+
+
+def answer_page(request: HTTPRequest, endpoint: Endpoint[Any], metrics: MetricsText | None) -> Response | None:
+    """Return the page that `request` asks for, None where it asks for no page of ours.
+
+    metrics: makes the text of /metrics, which without it is no page.
+    """
+    if request.path not in ("/healthz", "/readyz", "/metrics") or (request.path == "/metrics" and metrics is None):
+        return None
+    if request.method not in ("GET", "HEAD"):
+        return refusal(405, f"the method is {request.method}; this page is for GET", {"Allow": "GET, HEAD"})
+    if request.path == "/healthz":
+        return _status_page(200, "ok")
+    if request.path == "/readyz":
+        return _status_page(503, "draining") if endpoint.is_draining else _status_page(200, "ready")
+    assert metrics is not None  # or it would be no page
+    content_type, text = metrics(endpoint, request.headers.get("Accept"))
+    return Response(200, Headers({"Content-Type": content_type, "Cache-Control": "no-store"}), text)
+
+
+def no_page(request: HTTPRequest, path: str | None) -> Response:
+    """Return the response to a request for no page: as for a bad upgrade where the WebSocket is, and 404 elsewhere.
+
+    path: that of the WebSocket, None when it is everywhere.
+    """
+    if path is not None and request.path != path:
+        return refusal(404, "there is nothing at this path")
+    checked = check_upgrade(request.method, request.target, "1.1", request.headers)
+    assert isinstance(checked, Response)  # or it would be an upgrade
+    return checked
+
+
+def _status_page(status: int, text: str) -> Response:
+    headers = Headers({"Content-Type": "application/json", "Cache-Control": "no-store"})
+    return Response(status, headers, b'{"status": "%s"}\n' % text.encode())

@@ -1,0 +1,584 @@
+from __future__ import annotations
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsconnkit.machines.ratelimit import RateLimit
+from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.errors import InvalidStatus
+from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake, UpgradeRequest, check_upgrade, refusal
+from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
+from wsconnkit.service.endpoint import Endpoint, Visitor
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.proxies import TrustedProxies
+from wsconnkit.service.session import Renew, Session
+
+SETTINGS = settings(deadline=None)
+WALL = 1_700_000_000.0
+PEER = ("192.0.2.1", 50_000)
+TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2ln"
+ADA = Principal(subject="ada")
+UNLIMITED = AdmissionConfig(max_connections_per_user=None)
+ORIGIN = ("Origin", "https://evil.example")
+
+
+class _Keeper(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+@contextmanager
+def logged() -> Iterator[list[logging.LogRecord]]:
+    """Collect what is logged in the block."""
+    keeper = _Keeper()
+    logger = logging.getLogger("wsconnkit")
+    before = logger.level
+    logger.addHandler(keeper)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield keeper.records
+    finally:
+        logger.setLevel(before)
+        logger.removeHandler(keeper)
+
+
+def kinds(records: list[logging.LogRecord]) -> list[str]:
+    return [record.__dict__["type"] for record in records]
+
+
+def printed(record: logging.LogRecord) -> str:
+    """Return all of a record that a formatter may print, tracebacks included."""
+    return logging.Formatter().format(record) + "\n" + repr(record.__dict__)
+
+
+def upgrade(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:
+    """Return a request as it comes in."""
+    usual = [
+        ("Host", "example.org"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+    request = check_upgrade("GET", target, "1.1", Headers([*usual, *headers]))
+    assert isinstance(request, UpgradeRequest)
+    return request
+
+
+def visitor_of(endpoint: Endpoint[str], request: UpgradeRequest | None = None, peer: object = PEER) -> Visitor:
+    visitor = endpoint.receive(request or upgrade(), peer)
+    assert isinstance(visitor, Visitor)
+    return visitor
+
+
+class House:
+    """A server that lets in whoever its endpoint does."""
+
+    def __init__(self, config: AdmissionConfig | None = None, **options: Any) -> None:
+        self.endpoint: Endpoint[str] = Endpoint(admission=config, **options)
+        self._visits = 0
+
+    def visit(
+        self,
+        principal: Principal | None = None,
+        ip: str = "192.0.2.1",
+        *,
+        request: UpgradeRequest | None = None,
+        now: float = 0.0,
+    ) -> Session | Response:
+        visitor = self.endpoint.receive(request or upgrade(), (ip, 50_000))
+        if isinstance(visitor, Response):
+            return visitor
+        self._visits += 1
+        name = f"c{self._visits}"
+        session = self.endpoint.admit(visitor, principal, name, now=now, wall_now=WALL + now)
+        if isinstance(session, Session):
+            self.endpoint.enter(f"the connection {name}", session)
+        return session
+
+    def enter(self, principal: Principal | None = None, ip: str = "192.0.2.1", *, now: float = 0.0) -> Session:
+        session = self.visit(principal, ip, now=now)
+        assert isinstance(session, Session)
+        return session
+
+    def status(self, principal: Principal | None = None, ip: str = "192.0.2.1", *, now: float = 0.0) -> int:
+        """Visit, and return 101 or the status of the refusal."""
+        answer = self.visit(principal, ip, now=now)
+        return answer.status if isinstance(answer, Response) else 101
+
+
+def upgrades(count: int, period: float = 60.0) -> Rates:
+    return Rates(upgrades=RateLimit(count, period))
+
+
+# Who is let in.
+
+
+def test_who_is_let_in_has_a_session_and_is_there_until_it_leaves() -> None:
+    house = House()
+    endpoint = house.endpoint
+    with logged() as records:
+        session = house.enter(ADA)
+    assert (session.principal, session.user, session.ip) == (ADA, "ada", "192.0.2.1")
+    assert (session.log.connection_id, session.log.user_id) == ("c1", "ada")
+    assert session.tally is endpoint.tally
+    assert endpoint.connections.get("c1") == "the connection c1"
+    assert endpoint.connections.by_user("ada") == ("the connection c1",)
+    assert (endpoint.tally.opened, endpoint.tally.refused) == (1, {})
+    endpoint.leave(session)
+    endpoint.leave(session)
+    assert len(endpoint.connections) == endpoint.connections.count_user("ada") == 0
+    assert endpoint.connections.count_ip("192.0.2.1") == 0
+    assert endpoint.tally.opened == 1
+    assert records == []
+
+
+def test_without_authentication_a_connection_is_of_nobody() -> None:
+    session = House().enter()
+    assert (session.principal, session.user, session.log.user_id) == (None, None, None)
+
+
+def test_whoever_is_admitted_is_not_there_before_it_enters() -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    assert isinstance(endpoint.admit(visitor_of(endpoint), ADA, "c1", now=0.0, wall_now=WALL), Session)
+    assert (len(endpoint.connections), endpoint.tally.opened) == (0, 0)
+
+
+def test_the_session_knows_until_when_its_token_holds() -> None:
+    session = House().enter(Principal(subject="ada", expires_at=WALL + 105.0, leeway=1.0), now=5.0)
+    assert session.next_timeout() == 106.0
+
+
+@pytest.mark.parametrize("reauthenticate", [False, True])
+@pytest.mark.parametrize("principal", [None, ADA])
+def test_only_who_has_a_token_may_renew_it_and_only_where_that_is_wanted(
+    reauthenticate: bool, principal: Principal | None
+) -> None:
+    session = House(reauthenticate=reauthenticate).enter(principal)
+    message = json.dumps({"type": "auth", "requestId": "1", "payload": {"token": TOKEN}})
+    is_taken = session.on_message(message, 0.0, WALL) == Renew(TOKEN, "1")
+    assert is_taken is session.judges_messages is (reauthenticate and principal is not None)
+
+
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        (f"/ws?token={TOKEN}", []),
+        ("/ws", [("Authorization", f"Bearer {TOKEN}")]),
+        ("/ws", [("Sec-WebSocket-Protocol", f"bearer, {TOKEN}")]),
+    ],
+)
+def test_the_token_of_a_request_is_found_and_printed_nowhere(target: str, headers: list[tuple[str, str]]) -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    visitor = visitor_of(endpoint, upgrade(target, *headers))
+    assert visitor.token == TOKEN
+    assert TOKEN not in f"{visitor} {visitor!r} {[visitor]}"
+    session = endpoint.admit(visitor, ADA, "c1", now=0.0, wall_now=WALL)
+    assert isinstance(session, Session)
+    with logged() as records:
+        session.log.opened(PEER, None, f"/{TOKEN}")
+        session.log.handler_error(KeyError(TOKEN))
+        endpoint.refuse_for(KeyError(TOKEN), visitor)
+    assert kinds(records) == ["connection_opened", "handler_error", "auth_error", "upgrade_refused"]
+    assert not [record for record in records if TOKEN in printed(record)]
+
+
+def test_a_request_without_a_token_has_none() -> None:
+    visitor = visitor_of(Endpoint())
+    assert visitor.token is None
+    assert repr(visitor) == "<Visitor 192.0.2.1 <UpgradeRequest '/ws'>>"
+
+
+def test_the_address_of_a_client_is_the_one_that_trusted_proxies_tell() -> None:
+    request = upgrade("/ws", ("X-Forwarded-For", "198.51.100.7"))
+    assert visitor_of(Endpoint(), request).ip == "192.0.2.1"
+    behind: Endpoint[str] = Endpoint(proxies=TrustedProxies(["192.0.2.0/24"]))
+    visitor = visitor_of(behind, request)
+    assert (visitor.ip, visitor.remote_address) == ("198.51.100.7", PEER)
+    session = behind.admit(visitor, None, "c1", now=0.0, wall_now=WALL)
+    assert isinstance(session, Session)
+    assert session.ip == "198.51.100.7"
+
+
+def test_addresses_of_one_network_of_ipv6_count_as_one() -> None:
+    house = House(AdmissionConfig(max_connections_per_ip=1))
+    assert house.enter(ip="2001:db8::1").ip == "2001:db8::/64"
+    assert house.status(ip="2001:db8::ffff") == 429
+    assert house.status(ip="2001:db8:0:1::1") == 101
+
+
+@pytest.mark.parametrize("peer", ["", "/run/ws.sock", None, (), ("host", 1), b"\0abstract"])
+def test_who_has_no_address_is_limited_by_none(peer: object) -> None:
+    endpoint: Endpoint[str] = Endpoint(admission=AdmissionConfig(max_connections_per_ip=1, per_ip=upgrades(1)))
+    for number in range(5):
+        session = endpoint.admit(visitor_of(endpoint, peer=peer), None, str(number), now=0.0, wall_now=WALL)
+        assert isinstance(session, Session)
+        assert session.ip is None
+        endpoint.enter(f"the connection {number}", session)
+
+
+# Who is refused.
+
+
+def refused_by(endpoint: Endpoint[str], error: Exception) -> Response:
+    return endpoint.refuse_for(error, visitor_of(endpoint))
+
+
+def refused_while_draining(endpoint: Endpoint[str], *, at_once: bool) -> Response:
+    endpoint.is_draining = at_once
+    answer = endpoint.receive(upgrade(), PEER)
+    if isinstance(answer, Visitor):
+        endpoint.is_draining = True  # while it was found out who that is
+        answer = endpoint.admit(answer, ADA, "c9", now=0.0, wall_now=WALL)  # type: ignore[assignment]
+    assert isinstance(answer, Response)
+    return answer
+
+
+def refused_by_admission(endpoint: Endpoint[str], config: AdmissionConfig) -> Response:
+    house = House(config)
+    house.endpoint = endpoint
+    endpoint.__init__(admission=config)  # type: ignore[misc]
+    house.enter(ADA)
+    answer = house.visit(ADA)
+    assert isinstance(answer, Response)
+    return answer
+
+
+def refused_for_its_origin(endpoint: Endpoint[str]) -> Response:
+    answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
+    assert isinstance(answer, Response)
+    return answer
+
+
+CASES: list[tuple[Refused, int, Callable[[Endpoint[str]], Response]]] = [
+    (Refused.DRAINING, 503, partial(refused_while_draining, at_once=True)),
+    (Refused.DRAINING, 503, partial(refused_while_draining, at_once=False)),
+    (Refused.ORIGIN, 403, refused_for_its_origin),
+    (Refused.MISSING, 401, partial(refused_by, error=AuthenticationError(AuthFailure.MISSING))),
+    (Refused.INVALID, 401, partial(refused_by, error=AuthenticationError(AuthFailure.INVALID))),
+    (Refused.EXPIRED, 401, partial(refused_by, error=AuthenticationError(AuthFailure.EXPIRED))),
+    (Refused.UNAVAILABLE, 503, partial(refused_by, error=KeysUnavailable("no keys"))),
+    (Refused.UNAVAILABLE, 500, partial(refused_by, error=OSError("no database"))),
+    (Refused.CAPACITY, 503, partial(refused_by_admission, config=AdmissionConfig(max_connections=1))),
+    (Refused.USER_CAP, 429, partial(refused_by_admission, config=AdmissionConfig(max_connections_per_user=1))),
+    (Refused.IP_CAP, 429, partial(refused_by_admission, config=AdmissionConfig(max_connections_per_ip=1))),
+    (Refused.RATE, 429, partial(refused_by_admission, config=AdmissionConfig(per_user=upgrades(1)))),
+]
+
+
+@pytest.mark.parametrize(("reason", "status", "refused"), CASES)
+def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
+    reason: Refused, status: int, refused: Callable[[Endpoint[str]], Response]
+) -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    with logged() as records:
+        response = refused(endpoint)
+    assert response.status == status
+    assert endpoint.tally.refused == {reason: 1}
+    (line,) = [record for record in records if record.__dict__["type"] == "upgrade_refused"]
+    assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
+    assert line.__dict__["remote_address"] == PEER
+    # It gets through to the client as it is.
+    client = ClientHandshake(parse_uri("ws://example.org/ws"), now=0.0)
+    server = ServerHandshake(now=0.0)
+    server.receive_data(client.data_to_send(), 0.0)
+    server.respond(response)
+    client.receive_data(server.data_to_send(), 0.0)
+    assert isinstance(client.error, InvalidStatus)
+    assert client.error.response.status == status
+    assert list(json.loads(client.error.response.body)) == ["error"]
+    headers = client.error.response.headers
+    assert headers.get("Content-Type") == "application/json"
+    assert ("WWW-Authenticate" in headers) is (status == 401)
+    assert ("Retry-After" in headers) is (status in (429, 503))
+
+
+def test_the_cases_above_are_all_that_an_endpoint_refuses_by_itself() -> None:
+    others = {Refused.PATH, Refused.REQUEST, Refused.APPLICATION}
+    assert {reason for reason, *_ in CASES} == set(Refused) - others
+
+
+def test_a_failed_authentication_is_told_with_its_details_and_answered_without() -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    visitor = visitor_of(endpoint)
+    with logged() as records:
+        response = endpoint.refuse_for(AuthenticationError(AuthFailure.INVALID, "of what is wrong"), visitor)
+    assert kinds(records) == ["auth_failed", "upgrade_refused"]
+    assert records[0].__dict__["remote_address"] == PEER
+    assert (records[0].__dict__["reason"], records[0].__dict__["detail"]) == ("invalid", "of what is wrong")
+    assert response.headers.get("WWW-Authenticate") == "Bearer"
+    assert json.loads(response.body) == {"error": "invalid token"}
+
+
+@pytest.mark.xfail(reason="details are printed as they are")
+def test_the_details_of_a_failed_authentication_are_told_without_the_token() -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    visitor = visitor_of(endpoint, upgrade(f"/ws?token={TOKEN}"))
+    with logged() as records:
+        endpoint.refuse_for(AuthenticationError(AuthFailure.INVALID, f"cannot read {TOKEN}"), visitor)
+    assert not [record for record in records if TOKEN in printed(record)]
+
+
+def test_what_goes_wrong_in_an_authentication_is_told_whole_and_answered_without_a_word_of_it() -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    visitor = visitor_of(endpoint, upgrade(f"/ws?token={TOKEN}"))
+    with logged() as records:
+        response = endpoint.refuse_for(OSError(f"no table for {TOKEN}"), visitor)
+    assert kinds(records) == ["auth_error", "upgrade_refused"]
+    assert records[0].levelno == logging.ERROR
+    assert records[0].getMessage().endswith("OSError: no table for ***")
+    assert (response.status, json.loads(response.body)) == (500, {"error": "internal error"})
+
+
+def test_what_the_application_refuses_with_is_counted_as_its_own() -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    with logged() as records:
+        endpoint.on_refusal(refusal(402, "pay first"), visitor_of(endpoint))
+    assert endpoint.tally.refused == {Refused.APPLICATION: 1}
+    assert kinds(records) == ["upgrade_refused"]
+    assert records[0].__dict__["status"] == 402
+
+
+def answered_by_the_handshake(data: bytes, *, now: float = 0.0) -> Response:
+    """Return what a handshake answers by itself."""
+    handshake = ServerHandshake(now=0.0, path="/ws")
+    handshake.receive_data(data, 0.0)
+    handshake.handle_timeout(now)
+    assert handshake.response is not None
+    assert handshake.transport is Transport.SEND_EOF
+    return handshake.response
+
+
+HEAD = (
+    b"Host: example.org\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("data", "now", "status", "reason"),
+    [
+        (b"GET /other HTTP/1.1\r\n" + HEAD, 0.0, 404, Refused.PATH),
+        (b"GET /ws HTTP/1.1\r\nHost: example.org\r\n\r\n", 0.0, 426, Refused.REQUEST),
+        (b"POST /ws HTTP/1.1\r\n" + HEAD, 0.0, 405, Refused.REQUEST),
+        (b"\r\n\x00\r\n\r\n", 0.0, 400, Refused.REQUEST),
+        (b"GET /ws", 100.0, 408, Refused.REQUEST),
+        (b"GET /" + b"x" * 9000 + b" HTTP/1.1\r\n" + HEAD, 0.0, 414, Refused.REQUEST),
+        (b"GET /ws HTTP/1.1\r\n" + HEAD, 100.0, 503, Refused.UNAVAILABLE),
+    ],
+)
+def test_what_a_handshake_refuses_by_itself_is_counted_too(
+    data: bytes, now: float, status: int, reason: Refused
+) -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    response = answered_by_the_handshake(data, now=now)
+    with logged() as records:
+        endpoint.on_handshake_response(response, PEER)
+    assert response.status == status
+    assert endpoint.tally.refused == {reason: 1}
+    (line,) = records
+    assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
+
+
+@pytest.mark.parametrize(
+    ("origins", "origin", "is_let_in"),
+    [
+        ((), "https://evil.example", False),
+        ((), "https://example.org", True),
+        (["https://app.example"], "https://app.example", True),
+        (["https://app.example"], "https://evil.example", False),
+        (None, "https://evil.example", True),
+    ],
+)
+def test_web_pages_may_come_from_where_they_are_let_in(origins: Any, origin: str, is_let_in: bool) -> None:
+    endpoint: Endpoint[str] = Endpoint(origins=origins)
+    answer = endpoint.receive(upgrade("/ws", ("Origin", origin)), PEER)
+    assert isinstance(answer, Visitor) is is_let_in
+
+
+def test_a_server_that_drains_says_so_before_it_looks_at_the_origin() -> None:
+    endpoint: Endpoint[str] = Endpoint()
+    endpoint.is_draining = True
+    answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
+    assert isinstance(answer, Response)
+    assert answer.status == 503
+
+
+def test_a_drain_refuses_whoever_comes_and_keeps_whoever_is_there() -> None:
+    house = House()
+    session = house.enter(ADA)
+    house.endpoint.is_draining = True
+    assert house.status(ADA) == 503
+    assert len(house.endpoint.connections) == 1
+    house.endpoint.leave(session)
+    assert len(house.endpoint.connections) == 0
+    assert house.endpoint.tally.refused == {Refused.DRAINING: 1}
+
+
+# Caps and rates.
+
+
+def test_a_cap_has_room_again_as_soon_as_one_has_left() -> None:
+    house = House(AdmissionConfig(max_connections_per_user=2))
+    sessions = [house.enter(ADA), house.enter(ADA)]
+    assert house.status(ADA) == 429
+    house.endpoint.leave(sessions[0])
+    assert [house.status(ADA), house.status(ADA)] == [101, 429]
+
+
+def test_who_is_refused_by_a_cap_loses_nothing_of_the_rate() -> None:
+    house = House(AdmissionConfig(max_connections_per_user=1, per_user=upgrades(2)))
+    session = house.enter(ADA)
+    assert [house.status(ADA) for _ in range(10)] == [429] * 10
+    assert house.endpoint.tally.refused == {Refused.USER_CAP: 10}
+    assert house.endpoint.tally.rate_limited == {}
+    house.endpoint.leave(session)
+    house.endpoint.leave(house.enter(ADA))
+    assert house.status(ADA) == 429
+    assert house.endpoint.tally.refused == {Refused.USER_CAP: 10, Refused.RATE: 1}
+    assert house.endpoint.tally.rate_limited == {"upgrade": 1}
+
+
+def test_who_is_refused_by_the_rate_is_not_there_and_comes_in_when_it_has_waited() -> None:
+    house = House(replace(UNLIMITED, per_user=upgrades(1, 60.0)))
+    house.enter(ADA)
+    refused = house.visit(ADA, now=29.5)
+    assert isinstance(refused, Response)
+    assert refused.headers.get("Retry-After") == "31"
+    assert len(house.endpoint.connections) == 1
+    assert [house.status(ADA, now=59.9), house.status(ADA, now=60.0)] == [429, 101]
+
+
+def test_a_refused_authentication_costs_nothing() -> None:
+    house = House(AdmissionConfig(max_connections=1, per_ip=upgrades(1)))
+    for _ in range(10):
+        refused_by(house.endpoint, AuthenticationError(AuthFailure.INVALID))
+    assert house.status(ADA) == 101
+
+
+def test_a_tier_has_its_own_rate_of_upgrades() -> None:
+    house = House(replace(UNLIMITED, per_user=upgrades(1), tiers={"premium": upgrades(3)}))
+    premium = Principal(subject="eve", tier="premium")
+    assert [house.status(premium) for _ in range(4)] == [101, 101, 101, 429]
+    assert [house.status(ADA) for _ in range(2)] == [101, 429]
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "told"), [(0.001, "1"), (1.0, "1"), (1.001, "2"), (10, "10"), (1e300, str(int(1e300)))]
+)
+def test_where_no_better_time_is_known_the_configured_one_is_told_in_whole_seconds(
+    retry_after: float, told: str
+) -> None:
+    house = House(AdmissionConfig(max_connections=1, retry_after=retry_after))
+    house.enter()
+    full = house.visit()
+    house.endpoint.is_draining = True
+    for refused in (full, house.visit(), refused_by_keys(house.endpoint)):
+        assert isinstance(refused, Response)
+        assert refused.headers.get_all("Retry-After") == [told]
+
+
+def refused_by_keys(endpoint: Endpoint[str]) -> Response:
+    visitor = Visitor(upgrade(), PEER, "192.0.2.1", TOKEN)
+    return endpoint.refuse_for(KeysUnavailable(), visitor)
+
+
+@SETTINGS
+@given(
+    st.builds(RateLimit, st.integers(1, 50), st.floats(0.001, 1e6)),
+    st.lists(st.floats(0.0, 10.0), max_size=5),
+)
+def test_the_seconds_to_wait_are_whole_at_least_1_and_enough(rate: RateLimit, pauses: list[float]) -> None:
+    house = House(replace(UNLIMITED, per_ip=Rates(upgrades=rate)))
+    now = 0.0
+    for pause in [0.0, *pauses]:
+        now += pause
+        while isinstance(answer := house.visit(now=now), Session):
+            pass
+        told = answer.headers.get("Retry-After")
+        assert told is not None
+        assert told.isdecimal()
+        assert 1 <= int(told) <= rate.period + 1
+        assert house.status(now=now + int(told)) == 101
+        now += int(told)
+
+
+users = st.none() | st.sampled_from(["ada", "bob"])
+visits = st.tuples(st.just("visit"), users, st.sampled_from(["192.0.2.1", "2001:db8::1", "2001:db8::2"]))
+departures = st.tuples(st.just("leave"), st.integers(0, 9))
+failures = st.tuples(
+    st.just("fail"),
+    st.sampled_from([AuthenticationError(AuthFailure.EXPIRED), KeysUnavailable(), OSError(), KeyError(TOKEN)]),
+)
+others = st.tuples(st.sampled_from(["origin", "application", "handshake", "drain", "wait"]))
+
+
+@SETTINGS
+@given(st.lists(visits | departures | failures | others, max_size=40))
+def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(steps: list[tuple[Any, ...]]) -> None:
+    config = AdmissionConfig(
+        max_connections=4,
+        max_connections_per_user=2,
+        max_connections_per_ip=3,
+        per_ip=upgrades(8, 60.0),
+        per_user=upgrades(4, 60.0),
+    )
+    house = House(config)
+    endpoint = house.endpoint
+    inside: list[Session] = []
+    refused: Counter[int] = Counter()
+    came = 0
+    now = 0.0
+    with logged() as records:
+        for step in steps:
+            came += step[0] not in ("leave", "drain", "wait")
+            answer: object = None
+            if step[0] == "visit":
+                answer = house.visit(None if step[1] is None else Principal(subject=step[1]), step[2], now=now)
+                if isinstance(answer, Session):
+                    inside.append(answer)
+            elif step[0] == "leave" and inside:
+                endpoint.leave(inside.pop(step[1] % len(inside)))
+            elif step[0] == "fail":
+                answer = endpoint.refuse_for(step[1], Visitor(upgrade(), PEER, "192.0.2.1", TOKEN))
+            elif step[0] == "origin":
+                answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
+            elif step[0] == "application":
+                answer = refusal(402, "pay first")
+                endpoint.on_refusal(answer, Visitor(upgrade(), PEER, "192.0.2.1", None))
+            elif step[0] == "handshake":
+                answer = answered_by_the_handshake(b"GET /other HTTP/1.1\r\n" + HEAD)
+                endpoint.on_handshake_response(answer, PEER)
+            elif step[0] == "drain":
+                endpoint.is_draining = not endpoint.is_draining
+            elif step[0] == "wait":
+                now += 10.0
+            if isinstance(answer, Response):
+                refused[answer.status] += 1
+            assert len(endpoint.connections) == len(inside) <= 4
+            assert all(endpoint.connections.count_user(user) <= 2 for user in ("ada", "bob"))
+            assert all(endpoint.connections.count_ip(ip) <= 3 for ip in ("192.0.2.1", "2001:db8::/64"))
+    assert endpoint.tally.opened + sum(endpoint.tally.refused.values()) == came
+    assert sum(endpoint.tally.refused.values()) == sum(refused.values())
+    assert endpoint.tally.rate_limited["upgrade"] == endpoint.tally.refused[Refused.RATE]
+    lines = [record.__dict__ for record in records if record.__dict__["type"] == "upgrade_refused"]
+    assert Counter(line["status"] for line in lines) == refused
+    assert Counter(line["reason"] for line in lines) == {
+        reason.value: count for reason, count in endpoint.tally.refused.items()
+    }

@@ -1,0 +1,252 @@
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsconnkit.protocol.config import QueueConfig
+from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.events import Message
+from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.inbox import Inbox
+from wsconnkit.service.screen import Judge, Screen
+
+SETTINGS = settings(deadline=None)
+
+Parts = list[str] | list[bytes]
+
+
+def fragments(parts: Sequence[str] | Sequence[bytes]) -> list[Message]:
+    """Return the frames of one message."""
+    last = len(parts) - 1
+    return [
+        Message(part, len(part.encode() if isinstance(part, str) else part), at == last)
+        for at, part in enumerate(parts)
+    ]
+
+
+def screen_of(*judges: Judge) -> Screen:
+    screen = Screen()
+    screen.judges += judges
+    return screen
+
+
+def passed(screen: Screen, *frames: Message) -> list[Message]:
+    return [frame for given_frame in frames for frame in screen.pass_on(given_frame)]
+
+
+class Recorder:
+    """A judge that takes what `takes` says, and remembers what it was shown."""
+
+    def __init__(self, takes: Callable[[str | bytes], bool] = lambda _: False) -> None:
+        self.seen: list[str | bytes] = []
+        self._takes = takes
+
+    def __call__(self, message: str | bytes) -> bool:
+        self.seen.append(message)
+        return self._takes(message)
+
+
+@pytest.mark.parametrize("data", ["hello", b"hello", "", b""])
+def test_without_a_judge_every_message_is_passed_on(data: str | bytes) -> None:
+    frame = Message(data, len(data))
+    assert Screen().pass_on(frame) == [frame]
+
+
+@pytest.mark.parametrize("data", ["hello", b"hello", "", b""])
+def test_a_message_that_a_judge_takes_is_not_passed_on(data: str | bytes) -> None:
+    judge = Recorder(lambda _: True)
+    assert screen_of(judge).pass_on(Message(data, len(data))) == []
+    assert judge.seen == [data]
+
+
+def test_the_judges_are_asked_in_order_until_one_takes_the_message() -> None:
+    first, second, third = Recorder(), Recorder(lambda message: message == "b"), Recorder()
+    screen = screen_of(first, second, third)
+    frames = [*fragments(["a"]), *fragments(["b"]), *fragments([b"c"])]
+    assert passed(screen, *frames) == [frames[0], frames[2]]
+    assert first.seen == second.seen == ["a", "b", b"c"]
+    assert third.seen == ["a", b"c"]
+
+
+def test_a_fragmented_text_is_held_until_it_is_whole_and_then_judged_once() -> None:
+    judge = Recorder()
+    screen = screen_of(judge)
+    frames = fragments(["", "häl", "", "lo", ""])
+    assert passed(screen, *frames[:-1]) == []
+    assert judge.seen == []
+    assert screen.pass_on(frames[-1]) == frames
+    assert judge.seen == ["hällo"]
+
+
+def test_a_fragmented_text_that_is_taken_is_gone_whole() -> None:
+    screen = screen_of(lambda message: message == "mine")
+    assert passed(screen, *fragments(["mi", "ne"])) == []
+    other = fragments(["mi", "ne", "!"])
+    assert passed(screen, *other) == other
+
+
+def test_a_fragmented_binary_message_is_judged_by_its_first_frame_and_passed_on_frame_by_frame() -> None:
+    judge = Recorder(lambda message: message == b"mine")
+    screen = screen_of(judge)
+    other = fragments([b"your", b"mine", b"mine"])
+    assert [screen.pass_on(frame) for frame in other] == [[frame] for frame in other]
+    assert judge.seen == [b"your"]
+    assert passed(screen, *fragments([b"mine", b"your", b"your"])) == []
+    assert judge.seen == [b"your", b"mine"]
+
+
+def test_the_verdict_on_a_binary_message_ends_with_it() -> None:
+    screen = screen_of(lambda message: message == b"mine")
+    frames = [*fragments([b"mine", b"1"]), *fragments([b"2"]), *fragments([b"mine"]), *fragments([b"3", b"4"])]
+    assert b"".join(bytes(frame.data, "") if isinstance(frame.data, str) else frame.data
+                    for frame in passed(screen, *frames)) == b"234"
+
+
+def test_an_empty_first_frame_of_a_binary_message_is_what_is_judged() -> None:
+    judge = Recorder(lambda message: message == b"mine")
+    frames = fragments([b"", b"mine"])
+    assert passed(screen_of(judge), *frames) == frames
+    assert judge.seen == [b""]
+
+
+def test_a_judge_that_comes_during_a_text_has_its_say_at_its_end() -> None:
+    screen = Screen()
+    screen.pass_on(Message("he", 2, final=False))
+    late = Recorder(lambda _: True)
+    screen.judges.append(late)
+    assert screen.pass_on(Message("llo", 3)) == []
+    assert late.seen == ["hello"]
+
+
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_judge_that_comes_during_a_binary_message_does_not_change_what_became_of_it(is_taken: bool) -> None:
+    screen = screen_of(lambda message: is_taken and message == b"he")
+    first, last = fragments([b"he", b"llo"])
+    assert screen.pass_on(first) == ([] if is_taken else [first])
+    late = Recorder(lambda _: not is_taken)
+    screen.judges[:] = [late]
+    assert screen.pass_on(last) == ([] if is_taken else [last])
+    assert late.seen == []
+    assert passed(screen, last) == ([last] if is_taken else [])
+    assert late.seen == [b"llo"]
+
+
+def test_a_judge_may_bring_another_one_along() -> None:
+    screen = Screen()
+    newcomer = Recorder()
+
+    def host(message: str | bytes) -> bool:
+        if newcomer not in screen.judges:
+            screen.judges.append(newcomer)
+        return message == "mine"
+
+    screen.judges.append(host)
+    assert passed(screen, *fragments(["mine"])) == []
+    assert newcomer.seen == []
+    assert passed(screen, *fragments(["yours"])) == fragments(["yours"])
+    assert newcomer.seen == ["yours"]
+
+
+def test_what_is_held_when_the_connection_ends_is_of_no_message_and_is_not_passed_on() -> None:
+    client = Connection(Role.CLIENT, now=0.0)
+    server = Connection(Role.SERVER, now=0.0)
+    client.send("whole", 0.0)
+    client.send("ha", 0.0, final=False)
+    client.send("lf", 0.0, final=False)
+    client.close(1000, "", 0.0)
+    server.receive_data(client.data_to_send(), 0.0)
+    screen = Screen()
+    events = [*server.events()]
+    server.handle_timeout(0.0)
+    server.receive_eof(0.0)
+    events += server.events()
+    frames = [event for event in events if isinstance(event, Message)]
+    assert [frame.data for frame in frames] == ["whole", "ha", "lf"]
+    assert passed(screen, *frames) == frames[:1]
+
+
+parts = st.lists(st.text(max_size=5), min_size=1, max_size=4) | st.lists(st.binary(max_size=5), min_size=1, max_size=4)
+verdicts = st.lists(st.booleans(), max_size=3)
+
+
+@SETTINGS
+@given(st.lists(st.tuples(parts, verdicts), max_size=8))
+def test_the_frames_of_all_messages_that_no_judge_takes_are_passed_on_in_order(
+    messages: list[tuple[Parts, list[bool]]],
+) -> None:
+    saying: list[bool] = []
+    asked = 0
+
+    def judge_at(index: int) -> Judge:
+        def judge(_: str | bytes) -> bool:
+            nonlocal asked
+            asked += 1
+            return index < len(saying) and saying[index]
+
+        return judge
+
+    screen = screen_of(*map(judge_at, range(3)))
+    for message, saying in messages:  # noqa: B020 - the judges say what is said of this one
+        frames = fragments(message)
+        asked = 0
+        out = [screen.pass_on(frame) for frame in frames]
+        # All of it or nothing, and by its last frame nothing is held any more.
+        assert [frame for some in out for frame in some] == ([] if any(saying) else frames)
+        assert asked == (saying.index(True) + 1 if any(saying) else 3)
+        if isinstance(message[0], str):
+            assert out[:-1] == [[]] * (len(frames) - 1)
+
+
+@st.composite
+def cuttings(draw: st.DrawFn) -> tuple[str, list[str], list[str]]:
+    """Give a text, and two ways to cut it in parts."""
+    text = draw(st.text(max_size=12))
+
+    def parts_of() -> Iterator[str]:
+        cuts = sorted(draw(st.lists(st.integers(0, len(text)), max_size=4)))
+        for start, end in zip([0, *cuts], [*cuts, len(text)], strict=True):
+            yield text[start:end]
+
+    return text, list(parts_of()), list(parts_of())
+
+
+@SETTINGS
+@given(st.lists(cuttings(), max_size=6), st.lists(st.sets(st.text(max_size=12)), max_size=3))
+def test_how_a_text_is_fragmented_does_not_change_what_is_said_of_it(
+    texts: list[tuple[str, list[str], list[str]]], wanted: list[set[str]]
+) -> None:
+    def run(way: int) -> tuple[list[list[str | bytes]], list[str | bytes]]:
+        judges = [Recorder(lambda message, some=some: message in some) for some in wanted]  # type: ignore[misc]
+        screen, inbox = screen_of(*judges), Inbox(QueueConfig())
+        for text in texts:
+            for frame in passed(screen, *fragments(text[way])):
+                inbox.put(frame)
+        return [judge.seen for judge in judges], [*iter(inbox.get_message, None)]
+
+    (seen, kept), (seen_too, kept_too) = run(1), run(2)
+    assert seen == seen_too
+    assert kept == kept_too == [text for text, _, _ in texts if not any(text in some for some in wanted)]
+
+
+@SETTINGS
+@given(st.lists(parts, max_size=5), st.integers(1, 40))
+def test_messages_go_through_whole_however_they_were_read(messages: list[Parts], chunk: int) -> None:
+    client = Connection(Role.CLIENT, now=0.0, random_bytes=bytes)
+    server = Connection(Role.SERVER, now=0.0, random_bytes=bytes)
+    for message in messages:
+        for part in fragments(message):
+            client.send(part.data, 0.0, final=part.final)
+    data = client.data_to_send()
+    screen, inbox = Screen(), Inbox(QueueConfig())
+    for at in range(0, len(data), chunk):
+        server.receive_data(data[at : at + chunk], 0.0)
+        for event in server.events():
+            assert isinstance(event, Message)
+            for frame in screen.pass_on(event):
+                inbox.put(frame)
+    whole = ["".join(map(str, message)) if isinstance(message[0], str) else b"".join(map(bytes, message))  # type: ignore[arg-type]
+             for message in messages]
+    assert [*iter(inbox.get_message, None)] == whole

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsconnkit.protocol.handshake import UpgradeRequest, check_upgrade
+from wsconnkit.protocol.http import Headers
+from wsconnkit.service.tokens import BEARER, redact, secrets_of, token_of
+
+SETTINGS = settings(deadline=None)
+JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
+
+
+def upgrade(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:
+    """Return a request as it comes in."""
+    usual = [
+        ("Host", "example.org"),
+        ("Connection", "Upgrade"),
+        ("Upgrade", "websocket"),
+        ("Sec-WebSocket-Version", "13"),
+        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ]
+    request = check_upgrade("GET", target, "1.1", Headers([*usual, *headers]))
+    assert isinstance(request, UpgradeRequest)
+    return request
+
+
+def printed(request: UpgradeRequest) -> str:
+    """Return a request as a careless log would print it."""
+    return "\n".join([request.target, *(f"{name}: {value}" for name, value in request.headers)])
+
+
+@st.composite
+def encoded(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> tuple[str, str]:
+    """Give a text, and one of the many ways to percent-encode it."""
+    text = draw(texts)
+    parts = []
+    for char in text:
+        may_stay = char.isascii() and char.isprintable() and char not in " #%&"
+        if may_stay and draw(st.booleans()):
+            parts.append(char)
+        else:
+            form = draw(st.sampled_from(["%{:02X}", "%{:02x}"]))
+            parts.append("".join(form.format(byte) for byte in char.encode()))
+    return text, "".join(parts)
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+def test_a_token_in_the_authorization_header_is_found_whatever_the_case(scheme: str) -> None:
+    assert token_of(upgrade("/ws", ("authorization", f"{scheme}  {JWT} "))) == JWT
+
+
+def test_a_token_behind_the_subprotocol_bearer_is_found() -> None:
+    assert token_of(upgrade("/ws", ("Sec-WebSocket-Protocol", f"chat, {BEARER}, {JWT}, chat.v2"))) == JWT
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        f"/ws?token={JWT}",
+        f"/ws?a=b&token={JWT}&c=d",
+        f"/ws?%74oken={JWT.replace('.', '%2e')}",
+        f"http://example.org/ws?token={JWT}",
+        f"/ws?token={JWT}&token=other",
+    ],
+)
+def test_a_token_in_the_query_is_found_and_decoded(target: str) -> None:
+    assert token_of(upgrade(target)) == JWT
+
+
+def test_a_plus_in_the_query_is_a_plus() -> None:
+    assert token_of(upgrade("/ws?token=a+b/c==")) == "a+b/c=="
+
+
+def test_the_header_comes_before_the_subprotocol_and_that_before_the_query() -> None:
+    header, subprotocol = ("Authorization", "Bearer one"), ("Sec-WebSocket-Protocol", "bearer, two")
+    assert token_of(upgrade("/ws?token=three", header, subprotocol)) == "one"
+    assert token_of(upgrade("/ws?token=three", subprotocol)) == "two"
+    assert token_of(upgrade("/ws?token=three")) == "three"
+
+
+def test_of_several_headers_the_first_bearer_counts() -> None:
+    headers = [("Authorization", "Basic dXNlcjpwYXNz"), ("Authorization", "Bearer one"), ("Authorization", "Bearer 2")]
+    assert token_of(upgrade("/ws", *headers)) == "one"
+
+
+@pytest.mark.parametrize(
+    ("target", "header"),
+    [
+        ("/ws", ("X-Other", "1")),
+        ("/ws?", ("X-Other", "1")),
+        ("/ws?token=", ("Authorization", "Bearer")),
+        ("/ws?token", ("Authorization", "Bearer ")),
+        ("/ws?Token=abcdef", ("Authorization", "")),
+        ("/ws?tokens=abcdef", ("Authorization", "Basic dXNlcjpwYXNz")),
+        ("/token=abcdef", ("Authorization", "Bearerabcdef")),
+        ("/ws", ("Sec-WebSocket-Protocol", "bearer")),
+        ("/ws", ("Sec-WebSocket-Protocol", "chat, bearer")),
+        ("/ws", ("Sec-WebSocket-Protocol", "chat, Bearer, abcdef")),
+    ],
+)
+def test_what_is_empty_or_somewhere_else_is_no_token(target: str, header: tuple[str, str]) -> None:
+    assert token_of(upgrade(target, header)) is None
+
+
+def test_an_empty_token_in_one_place_does_not_hide_one_in_another() -> None:
+    assert token_of(upgrade("/ws?token=&token=three", ("Authorization", "Bearer"))) == "three"
+
+
+def test_secrets_are_all_credentials_in_all_their_forms() -> None:
+    request = upgrade(
+        "/ws?token=a%2Eb&x=y&token=c.d",
+        ("Authorization", "Bearer one"),
+        ("Authorization", "Basic dXNlcjpwYXNz"),
+        ("Authorization", "naked"),
+        ("Sec-WebSocket-Protocol", "chat, bearer, two"),
+    )
+    assert secrets_of(request) == ("one", "dXNlcjpwYXNz", "naked", "two", "a%2Eb", "a.b", "c.d")
+
+
+def test_a_request_without_credentials_has_no_secrets() -> None:
+    assert secrets_of(upgrade("/ws?token=&a=b", ("Authorization", ""), ("Sec-WebSocket-Protocol", "bearer"))) == ()
+
+
+def test_secrets_are_blotted_out() -> None:
+    assert redact(f"GET /ws?token={JWT} failed", [JWT]) == "GET /ws?token=*** failed"
+    assert redact("abcd and abcdef", ["abcd", "abcdef"]) == "*** and ***"
+    assert redact("nothing to hide", []) == "nothing to hide"
+
+
+def test_what_is_too_short_for_a_secret_is_left_alone() -> None:
+    assert redact("the cat sat on the mat", ["", "a", "at", "the"]) == "the cat sat on the mat"
+    assert redact("the cats", ["cats"]) == "the ***"
+
+
+def test_a_secret_that_comes_about_by_blotting_out_another_one_is_blotted_out_too() -> None:
+    assert redact("a12345b", ["12345", "a***b"]) == "***"
+    assert redact("*****", ["****"]) == "***"
+
+
+@SETTINGS
+@given(
+    st.lists(st.one_of(st.text("ab*%", max_size=12), st.text(max_size=12))),
+    st.lists(st.one_of(st.text("ab*%", max_size=6), st.text(max_size=6))),
+    st.data(),
+)
+def test_no_secret_survives_redaction(texts: list[str], secrets: list[str], data: st.DataObject) -> None:
+    text = "".join(data.draw(st.permutations(texts + secrets)))
+    redacted = redact(text, secrets)
+    assert [secret for secret in secrets if len(secret) >= 4 and secret in redacted] == []
+    assert len(redacted) <= len(text)
+
+
+@SETTINGS
+@given(st.text(max_size=30), st.lists(st.text(max_size=3)))
+def test_a_text_without_secrets_stays_as_it_is(text: str, secrets: list[str]) -> None:
+    assert redact(text, secrets) == text
+
+
+@SETTINGS
+@given(encoded(st.text(st.characters(codec="utf-8"), min_size=1)), encoded(st.just("token")))
+def test_a_token_in_the_query_is_found_however_it_is_encoded(token: tuple[str, str], name: tuple[str, str]) -> None:
+    assert token_of(upgrade(f"/ws?a=b&{name[1]}={token[1]}&c=d")) == token[0]
+
+
+@SETTINGS
+@given(encoded(st.text(st.characters(codec="utf-8"), min_size=4)), encoded(st.just("token")))
+def test_nothing_of_a_token_in_the_query_survives(token: tuple[str, str], name: tuple[str, str]) -> None:
+    plain, raw = token
+    request = upgrade(f"/ws?{name[1]}={raw}")
+    told = f"{printed(request)} {quote(plain)} {plain}"
+    redacted = redact(told, [*secrets_of(request), quote(plain)])
+    assert plain not in redacted
+    assert raw not in redacted
+
+
+TOKEN68 = st.from_regex(r"[A-Za-z0-9._~+/-]{4,40}={0,2}", fullmatch=True)
+HTTP_TOKEN = st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{4,40}", fullmatch=True).filter(lambda name: name != BEARER)
+
+
+@SETTINGS
+@given(TOKEN68, HTTP_TOKEN, encoded(TOKEN68))
+def test_no_token_of_a_request_survives_wherever_it_was(header: str, subprotocol: str, query: tuple[str, str]) -> None:
+    request = upgrade(
+        f"/ws?token={query[1]}",
+        ("Authorization", f"Bearer {header}"),
+        ("Sec-WebSocket-Protocol", f"bearer, {subprotocol}"),
+    )
+    redacted = redact(f"{printed(request)} {query[0]}", secrets_of(request))
+    assert [secret for secret in (header, subprotocol, *query) if secret in redacted] == []
+
+
+@SETTINGS
+@given(st.from_regex(r"/[!\"$-~\x80-\xff]*", fullmatch=True), st.text(st.characters(max_codepoint=255), max_size=20))
+def test_no_request_makes_the_search_for_tokens_fail(target: str, authorization: str) -> None:
+    request = upgrade(target, ("Authorization", authorization))
+    token = token_of(request)
+    assert token is None or token in secrets_of(request)
