@@ -7,7 +7,7 @@ import contextlib
 import gc
 import os
 import resource
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from math import ceil
 from typing import Any
 

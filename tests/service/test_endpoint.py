@@ -236,61 +236,61 @@ def test_who_has_no_address_is_limited_by_none(peer: object) -> None:
 # Who is refused.
 
 
-def refused_by(endpoint: Endpoint[str], error: Exception) -> Response:
-    return endpoint.refuse_for(error, visitor_of(endpoint))
+def fail(error: Exception, house: House) -> Response:
+    """Let an authentication raise."""
+    return house.endpoint.refuse_for(error, visitor_of(house.endpoint))
 
 
-def refused_while_draining(endpoint: Endpoint[str], *, at_once: bool) -> Response:
-    endpoint.is_draining = at_once
-    answer = endpoint.receive(upgrade(), PEER)
-    if isinstance(answer, Visitor):
-        endpoint.is_draining = True  # while it was found out who that is
-        answer = endpoint.admit(answer, ADA, "c9", now=0.0, wall_now=WALL)  # type: ignore[assignment]
-    assert isinstance(answer, Response)
-    return answer
+def come_from_elsewhere(house: House) -> Response:
+    return refused(house.visit(request=upgrade("/ws", ORIGIN)))
 
 
-def refused_by_admission(endpoint: Endpoint[str], config: AdmissionConfig) -> Response:
-    house = House(config)
-    house.endpoint = endpoint
-    endpoint.__init__(admission=config)  # type: ignore[misc]
+def come_twice(house: House) -> Response:
     house.enter(ADA)
-    answer = house.visit(ADA)
+    return refused(house.visit(ADA))
+
+
+def come_to_a_drain(house: House) -> Response:
+    house.endpoint.is_draining = True
+    return refused(house.visit(ADA))
+
+
+def come_before_a_drain(house: House) -> Response:
+    visitor = visitor_of(house.endpoint)
+    house.endpoint.is_draining = True  # while it is found out who that is
+    return refused(house.endpoint.admit(visitor, ADA, "c1", now=0.0, wall_now=WALL))
+
+
+def refused(answer: Session | Response) -> Response:
     assert isinstance(answer, Response)
     return answer
 
 
-def refused_for_its_origin(endpoint: Endpoint[str]) -> Response:
-    answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
-    assert isinstance(answer, Response)
-    return answer
-
-
-CASES: list[tuple[Refused, int, Callable[[Endpoint[str]], Response]]] = [
-    (Refused.DRAINING, 503, partial(refused_while_draining, at_once=True)),
-    (Refused.DRAINING, 503, partial(refused_while_draining, at_once=False)),
-    (Refused.ORIGIN, 403, refused_for_its_origin),
-    (Refused.MISSING, 401, partial(refused_by, error=AuthenticationError(AuthFailure.MISSING))),
-    (Refused.INVALID, 401, partial(refused_by, error=AuthenticationError(AuthFailure.INVALID))),
-    (Refused.EXPIRED, 401, partial(refused_by, error=AuthenticationError(AuthFailure.EXPIRED))),
-    (Refused.UNAVAILABLE, 503, partial(refused_by, error=KeysUnavailable("no keys"))),
-    (Refused.UNAVAILABLE, 500, partial(refused_by, error=OSError("no database"))),
-    (Refused.CAPACITY, 503, partial(refused_by_admission, config=AdmissionConfig(max_connections=1))),
-    (Refused.USER_CAP, 429, partial(refused_by_admission, config=AdmissionConfig(max_connections_per_user=1))),
-    (Refused.IP_CAP, 429, partial(refused_by_admission, config=AdmissionConfig(max_connections_per_ip=1))),
-    (Refused.RATE, 429, partial(refused_by_admission, config=AdmissionConfig(per_user=upgrades(1)))),
+CASES: list[tuple[Refused, int, AdmissionConfig | None, Callable[[House], Response]]] = [
+    (Refused.DRAINING, 503, None, come_to_a_drain),
+    (Refused.DRAINING, 503, None, come_before_a_drain),
+    (Refused.ORIGIN, 403, None, come_from_elsewhere),
+    (Refused.MISSING, 401, None, partial(fail, AuthenticationError(AuthFailure.MISSING))),
+    (Refused.INVALID, 401, None, partial(fail, AuthenticationError(AuthFailure.INVALID))),
+    (Refused.EXPIRED, 401, None, partial(fail, AuthenticationError(AuthFailure.EXPIRED))),
+    (Refused.UNAVAILABLE, 503, None, partial(fail, KeysUnavailable("no keys"))),
+    (Refused.UNAVAILABLE, 500, None, partial(fail, OSError("no database"))),
+    (Refused.CAPACITY, 503, AdmissionConfig(max_connections=1), come_twice),
+    (Refused.USER_CAP, 429, AdmissionConfig(max_connections_per_user=1), come_twice),
+    (Refused.IP_CAP, 429, AdmissionConfig(max_connections_per_ip=1), come_twice),
+    (Refused.RATE, 429, AdmissionConfig(per_user=upgrades(1)), come_twice),
 ]
 
 
-@pytest.mark.parametrize(("reason", "status", "refused"), CASES)
+@pytest.mark.parametrize(("reason", "status", "config", "come"), CASES, ids=[f"{case[0].value}-{case[1]}" for case in CASES])
 def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
-    reason: Refused, status: int, refused: Callable[[Endpoint[str]], Response]
+    reason: Refused, status: int, config: AdmissionConfig | None, come: Callable[[House], Response]
 ) -> None:
-    endpoint: Endpoint[str] = Endpoint()
+    house = House(config)
     with logged() as records:
-        response = refused(endpoint)
+        response = come(house)
     assert response.status == status
-    assert endpoint.tally.refused == {reason: 1}
+    assert house.endpoint.tally.refused == {reason: 1}
     (line,) = [record for record in records if record.__dict__["type"] == "upgrade_refused"]
     assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
     assert line.__dict__["remote_address"] == PEER
@@ -359,7 +359,8 @@ def answered_by_the_handshake(data: bytes, *, now: float = 0.0) -> Response:
     """Return what a handshake answers by itself."""
     handshake = ServerHandshake(now=0.0, path="/ws")
     handshake.receive_data(data, 0.0)
-    handshake.handle_timeout(now)
+    for late in (now, now + 1.0):
+        handshake.handle_timeout(late)
     assert handshake.response is not None
     assert handshake.transport is Transport.SEND_EOF
     return handshake.response
@@ -458,9 +459,7 @@ def test_who_is_refused_by_a_cap_loses_nothing_of_the_rate() -> None:
 def test_who_is_refused_by_the_rate_is_not_there_and_comes_in_when_it_has_waited() -> None:
     house = House(replace(UNLIMITED, per_user=upgrades(1, 60.0)))
     house.enter(ADA)
-    refused = house.visit(ADA, now=29.5)
-    assert isinstance(refused, Response)
-    assert refused.headers.get("Retry-After") == "31"
+    assert refused(house.visit(ADA, now=29.5)).headers.get("Retry-After") == "31"
     assert len(house.endpoint.connections) == 1
     assert [house.status(ADA, now=59.9), house.status(ADA, now=60.0)] == [429, 101]
 
@@ -468,7 +467,7 @@ def test_who_is_refused_by_the_rate_is_not_there_and_comes_in_when_it_has_waited
 def test_a_refused_authentication_costs_nothing() -> None:
     house = House(AdmissionConfig(max_connections=1, per_ip=upgrades(1)))
     for _ in range(10):
-        refused_by(house.endpoint, AuthenticationError(AuthFailure.INVALID))
+        fail(AuthenticationError(AuthFailure.INVALID), house)
     assert house.status(ADA) == 101
 
 
@@ -487,16 +486,8 @@ def test_where_no_better_time_is_known_the_configured_one_is_told_in_whole_secon
 ) -> None:
     house = House(AdmissionConfig(max_connections=1, retry_after=retry_after))
     house.enter()
-    full = house.visit()
-    house.endpoint.is_draining = True
-    for refused in (full, house.visit(), refused_by_keys(house.endpoint)):
-        assert isinstance(refused, Response)
-        assert refused.headers.get_all("Retry-After") == [told]
-
-
-def refused_by_keys(endpoint: Endpoint[str]) -> Response:
-    visitor = Visitor(upgrade(), PEER, "192.0.2.1", TOKEN)
-    return endpoint.refuse_for(KeysUnavailable(), visitor)
+    for response in (refused(house.visit()), fail(KeysUnavailable(), house), come_to_a_drain(house)):
+        assert response.headers.get_all("Retry-After") == [told]
 
 
 @SETTINGS
@@ -542,7 +533,7 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
     house = House(config)
     endpoint = house.endpoint
     inside: list[Session] = []
-    refused: Counter[int] = Counter()
+    statuses: Counter[int] = Counter()
     came = 0
     now = 0.0
     with logged() as records:
@@ -570,15 +561,15 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
             elif step[0] == "wait":
                 now += 10.0
             if isinstance(answer, Response):
-                refused[answer.status] += 1
+                statuses[answer.status] += 1
             assert len(endpoint.connections) == len(inside) <= 4
             assert all(endpoint.connections.count_user(user) <= 2 for user in ("ada", "bob"))
             assert all(endpoint.connections.count_ip(ip) <= 3 for ip in ("192.0.2.1", "2001:db8::/64"))
     assert endpoint.tally.opened + sum(endpoint.tally.refused.values()) == came
-    assert sum(endpoint.tally.refused.values()) == sum(refused.values())
+    assert sum(endpoint.tally.refused.values()) == sum(statuses.values())
     assert endpoint.tally.rate_limited["upgrade"] == endpoint.tally.refused[Refused.RATE]
     lines = [record.__dict__ for record in records if record.__dict__["type"] == "upgrade_refused"]
-    assert Counter(line["status"] for line in lines) == refused
+    assert Counter(line["status"] for line in lines) == statuses
     assert Counter(line["reason"] for line in lines) == {
         reason.value: count for reason, count in endpoint.tally.refused.items()
     }

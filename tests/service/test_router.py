@@ -71,7 +71,6 @@ def test_what_the_handler_returns_is_the_payload_of_the_response() -> None:
         "timestamp": 1700000000000,
     }
     assert error is None
-    assert calls.in_flight == 0
 
 
 def test_many_requests_are_in_flight_and_finish_in_any_order() -> None:
@@ -98,7 +97,7 @@ def test_a_request_without_a_usable_id_is_invalid(request_id: Any) -> None:
     assert calls.in_flight == 0
 
 
-def test_an_id_that_is_in_flight_is_refused_until_that_request_has_finished() -> None:
+def test_an_id_that_is_in_flight_is_refused_until_that_request_is_released() -> None:
     calls = new_calls()
     receive(calls, request("7"))
     message = "a request with this requestId is in flight"
@@ -106,10 +105,13 @@ def test_an_id_that_is_in_flight_is_refused_until_that_request_has_finished() ->
     assert error_of(receive(calls, request("7"), closing=True)) == ("7", "duplicate_request", message)
     assert calls.in_flight == 1
     calls.finish("7", None, NOW)
+    assert error_of(receive(calls, request("7"))) == ("7", "duplicate_request", message)  # its reply is not sent
+    calls.release("7")
+    assert calls.in_flight == 0
     assert isinstance(receive(calls, request("7")), Call)
 
 
-def test_requests_over_the_bound_are_refused_until_one_has_finished() -> None:
+def test_requests_over_the_bound_are_refused_until_one_is_released() -> None:
     calls = new_calls(max_concurrent=2)
     receive(calls, request("1"))
     receive(calls, request("2"))
@@ -117,7 +119,10 @@ def test_requests_over_the_bound_are_refused_until_one_has_finished() -> None:
     assert error_of(receive(calls, request("3"))) == ("3", "too_many_requests", message)
     receive(calls, cancel("1"))
     assert error_of(receive(calls, request("3"))) == ("3", "too_many_requests", message)  # its handler still runs
-    calls.finish("1", None, NOW)
+    calls.finish("2", None, NOW)
+    assert error_of(receive(calls, request("3"))) == ("3", "too_many_requests", message)  # its reply is not sent
+    calls.release("1")
+    calls.release("1")
     assert isinstance(receive(calls, request("3")), Call)
 
 
@@ -172,7 +177,15 @@ def test_a_cancelled_request_has_no_reply_whatever_its_handler_does() -> None:
         assert receive(calls, cancel("7")) == Cancel("7")
         assert calls.in_flight == 1
         assert calls.finish("7", outcome, NOW) == Finished(None, None)
+        calls.release("7")
         assert calls.in_flight == 0
+
+
+def test_a_request_whose_reply_is_being_sent_can_be_cancelled() -> None:
+    calls = new_calls()
+    receive(calls, request("7"))
+    calls.finish("7", 1, NOW)
+    assert receive(calls, cancel("7")) == Cancel("7")
 
 
 def test_a_handler_that_fails_while_it_is_cancelled_is_worth_a_log_line() -> None:
@@ -196,7 +209,7 @@ def test_cancelling_what_is_not_in_flight_changes_nothing() -> None:
     receive(calls, request("7"))
     assert receive(calls, cancel("8")) is None
     assert receive(calls, cancel(None)) is None
-    calls.finish("7", None, NOW)
+    calls.release("7")
     assert receive(calls, cancel("7")) is None
 
 
@@ -300,13 +313,12 @@ def test_a_result_without_a_form_in_json_is_an_error_of_ours(outcome: Any, error
     finished = calls.finish("7", outcome, NOW)
     assert error_of(finished) == ("7", "internal_error", "the request failed on this side")
     assert isinstance(finished.error, error)
-    assert calls.in_flight == 0
 
 
 def test_a_request_that_is_not_in_flight_has_no_reply() -> None:
     calls = new_calls()
     receive(calls, request("7"))
-    calls.finish("7", 1, NOW)
+    calls.release("7")
     assert calls.finish("7", 1, NOW) == Finished(None, None)
     assert calls.finish("8", 1, NOW) == Finished(None, None)
 
@@ -443,6 +455,10 @@ class CallsAgainstAModel(RuleBasedStateMachine):
         text, error = self.calls.finish(request_id, outcome, NOW)
         assert error is None
         assert (text is not None) is (request_id in self.flying and request_id not in self.cancelled)
+
+    @rule(request_id=st.sampled_from("abcd"))
+    def release(self, request_id: str) -> None:
+        self.calls.release(request_id)
         if request_id in self.flying:
             self.flying.remove(request_id)
             self.cancelled.discard(request_id)

@@ -120,21 +120,29 @@ class Draining:
 
     @property
     def is_busy(self) -> bool:
-        """Whether a block of `busy` runs."""
+        """Whether there is work that has not ended."""
         return self._work > 0
+
+    def begin_work(self) -> None:
+        """From now on the drain waits with the connection."""
+        self._work += 1
+        if self._run is not None:
+            self._run.on_busy(self._ws)
+
+    def end_work(self) -> None:
+        """Take one `begin_work` back."""
+        self._work -= 1
+        if self._run is not None and not self.is_busy:
+            self._run.on_idle(self._ws)
 
     @contextmanager
     def busy(self) -> Iterator[None]:
         """While the block runs, the drain waits with the connection."""
-        self._work += 1
-        if self._run is not None:
-            self._run.on_busy(self._ws)
+        self.begin_work()
         try:
             yield
         finally:
-            self._work -= 1
-            if self._run is not None and not self.is_busy:
-                self._run.on_idle(self._ws)
+            self.end_work()
 
     def on_closed(self, info: CloseInfo) -> None:
         """The connection has ended."""

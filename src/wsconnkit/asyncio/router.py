@@ -34,7 +34,9 @@ class _Calls:
     async def on_message(self, message: str | bytes) -> None:
         todo = self._calls.receive(message, closing=self._ws.draining.is_due, wall_now=time.time())
         if isinstance(todo, Call):
-            self._tasks[todo.request_id] = self._loop.create_task(self._run(todo))
+            self._ws.draining.begin_work()
+            task = self._tasks[todo.request_id] = self._loop.create_task(self._run(todo))
+            task.add_done_callback(lambda _: self._on_done(todo.request_id))
         elif isinstance(todo, Cancel):
             self._tasks[todo.request_id].cancel()
         elif isinstance(todo, Reply):
@@ -53,16 +55,19 @@ class _Calls:
 
     async def _run(self, call: Call) -> None:
         try:
-            with self._ws.busy():
-                text, error = self._calls.finish(call.request_id, await self._outcome(call), time.time())
-                if error is not None:
-                    self._ws.log.request_error(call.request_id, error)
-                if text is not None:
-                    await self._ws.send(text)
+            text, error = self._calls.finish(call.request_id, await self._outcome(call), time.time())
+            if error is not None:
+                self._ws.log.request_error(call.request_id, error)
+            if text is not None:
+                await self._ws.send(text)
         except ConnectionClosed:
             pass  # there is nobody left to tell
-        finally:
-            del self._tasks[call.request_id]
+
+    def _on_done(self, request_id: str) -> None:
+        # Also of a task that was cancelled before it began, in which no line has run.
+        del self._tasks[request_id]
+        self._calls.release(request_id)
+        self._ws.draining.end_work()
 
     async def _outcome(self, call: Call) -> Any:
         """Return what the handler returns, or the exception that it ends with."""
@@ -76,6 +81,8 @@ class _Calls:
             if self._ended:
                 raise
             return TimeoutError() if call.request_id in self._timed_out else error
+        except asyncio.TimeoutError:  # before Python 3.11 not the built-in one
+            return TimeoutError()
         except Exception as error:
             return error
         finally:

@@ -70,7 +70,8 @@ class TokenBuckets:
     """Buckets by key, each made when it is first asked for, at most `max_keys` of them.
 
     Over the bound the bucket that has been full the longest is forgotten, which changes nothing, or else the one that
-    is full the soonest, which changes least. A `now` before the last one is clamped. Raises ValueError for `max_keys` below 1.
+    is full the soonest, which changes least. A `now` before the last one is clamped. Raises ValueError for `max_keys`
+    below 1.
     """
 
     def __init__(self, max_keys: int = 10_000) -> None:

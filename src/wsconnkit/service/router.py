@@ -49,7 +49,7 @@ _H = TypeVar("_H", bound=Handler)
 
 
 class Call(NamedTuple):
-    """A request to run `handler` for, and then to `finish`."""
+    """A request to run `handler` for, and then to `finish` and to `release`."""
 
     request_id: str
     handler: Handler
@@ -157,7 +157,7 @@ class Calls:
 
     @property
     def in_flight(self) -> int:
-        """Requests that were called and have not finished; cancelled ones count until then."""
+        """Requests that were called and not released, cancelled ones too."""
         return len(self._cancelled)
 
     def receive(self, message: str | bytes, *, closing: bool, wall_now: float) -> Call | Reply | Cancel | Pass | None:
@@ -177,17 +177,24 @@ class Calls:
         return Reply(error_reply(envelope.request_id, "invalid_request", "the message is no request", wall_now))
 
     def finish(self, request_id: str, outcome: Any, wall_now: float) -> Finished:
-        """Return what to do about the end of a request's handler, which is then no longer in flight. Never raises.
+        """Return what to do about the end of a request's handler. Never raises.
 
         outcome: what the handler returned, or the exception that it raised; a TimeoutError when its time was over.
         Nothing is sent for a request that the peer has cancelled, nor for one that is not in flight.
         """
-        unwanted = self._cancelled.pop(request_id, True)
+        unwanted = self._cancelled.get(request_id, True)
         text, error = _finished(request_id, outcome, wall_now)
         if not unwanted:
             return Finished(text, error)
         # That the handler was cancelled is what was asked for; that it failed then is not.
         return Finished(None, error if isinstance(error, Exception) else None)
+
+    def release(self, request_id: str) -> None:
+        """The reply to `request_id` was sent, or will never be: it is no longer in flight. Safe to repeat.
+
+        Until then it counts, or replies to a peer that does not read them would pile up.
+        """
+        self._cancelled.pop(request_id, None)
 
     def _receive_request(self, envelope: Envelope, closing: bool, wall_now: float) -> Call | Reply:
         _, request_id, payload = envelope

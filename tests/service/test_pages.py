@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wsconnkit.protocol.handshake import HTTPRequest, ServerHandshake
+from wsconnkit.protocol.http import Response
+from wsconnkit.service.endpoint import Endpoint
+from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, answer_page, no_page
+
+SETTINGS = settings(deadline=None)
+
+
+def handshake_with(head: str) -> ServerHandshake:
+    """Return a handshake that has received a request."""
+    handshake = ServerHandshake(now=0.0, http=True)
+    handshake.receive_data(f"{head}\r\nHost: example.org\r\n\r\n".encode("latin-1"), 0.0)
+    return handshake
+
+
+def request_of(target: str = "/healthz", *headers: str, method: str = "GET") -> HTTPRequest:
+    """Return a request as it comes in."""
+    request = handshake_with("\r\n".join([f"{method} {target} HTTP/1.1", *headers])).http_request
+    assert request is not None
+    return request
+
+
+def page(target: str, *headers: str, method: str = "GET", is_draining: bool = False) -> Response | None:
+    """Ask a server with metrics for a page."""
+    endpoint: Endpoint[str] = Endpoint()
+    endpoint.is_draining = is_draining
+
+    def metrics(of: Any, accept: str | None) -> tuple[str, bytes]:
+        assert of is endpoint
+        return f"text/plain; accepted={accept}", b"connections 0\n"
+
+    return answer_page(request_of(target, *headers, method=method), endpoint, metrics)
+
+
+def read(response: Response | None) -> tuple[int, object]:
+    """Return the status and the body of an answer in JSON."""
+    assert response is not None
+    assert response.headers.get("Content-Type") == "application/json"
+    assert response.body.endswith(b"\n")
+    return response.status, json.loads(response.body)
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+@pytest.mark.parametrize("target", ["/healthz", "/healthz?verbose=1", "http://example.org/healthz"])
+def test_a_server_that_answers_is_healthy(target: str, method: str) -> None:
+    assert read(page(target, method=method)) == (200, {"status": "ok"})
+
+
+def test_a_server_is_ready_until_it_drains_and_healthy_even_then() -> None:
+    assert read(page("/readyz")) == (200, {"status": "ready"})
+    assert read(page("/readyz", is_draining=True)) == (503, {"status": "draining"})
+    assert read(page("/healthz", is_draining=True)) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("is_draining", [False, True])
+@pytest.mark.parametrize("target", ["/healthz", "/readyz", "/metrics"])
+def test_no_page_is_kept_by_a_cache(target: str, is_draining: bool) -> None:
+    answer = page(target, is_draining=is_draining)
+    assert answer is not None
+    assert answer.headers.get("Cache-Control") == "no-store"
+
+
+@pytest.mark.parametrize(
+    ("headers", "accept"),
+    [
+        ([], None),
+        (["Accept: text/plain"], "text/plain"),
+        (["Accept: text/plain", "accept: application/openmetrics-text"], "text/plain, application/openmetrics-text"),
+    ],
+)
+def test_metrics_are_made_as_the_scrape_accepts_them_also_while_draining(
+    headers: list[str], accept: str | None
+) -> None:
+    answer = page("/metrics", *headers, is_draining=True)
+    assert answer is not None
+    assert (answer.status, answer.body) == (200, b"connections 0\n")
+    assert answer.headers.get("Content-Type") == f"text/plain; accepted={accept}"
+
+
+def test_without_what_makes_metrics_there_is_no_such_page() -> None:
+    assert answer_page(request_of("/metrics"), Endpoint(), None) is None
+    assert answer_page(request_of("/metrics", method="POST"), Endpoint(), None) is None
+    assert read(answer_page(request_of("/healthz"), Endpoint(), None)) == (200, {"status": "ok"})
+
+
+@pytest.mark.parametrize("target", ["/", "/ws", "/healthz/", "/HEALTHZ", "/health", "//healthz", "/%68ealthz"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_other_paths_are_no_pages(target: str, method: str) -> None:
+    assert page(target, method=method) is None
+
+
+@pytest.mark.parametrize("target", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS", "PATCH", "get"])
+def test_pages_are_read_only(target: str, method: str) -> None:
+    answer = page(target, method=method)
+    assert read(answer) == (405, {"error": f"the method is {method}; this page is for GET"})
+    assert answer is not None
+    assert answer.headers.get("Allow") == "GET, HEAD"
+
+
+@pytest.mark.parametrize("target", ["/healthz", "/readyz", "/metrics"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_pages_can_be_sent(target: str, method: str) -> None:
+    handshake = handshake_with(f"{method} {target} HTTP/1.1")
+    answer = page(target, method=method)
+    assert answer is not None
+    handshake.respond(answer)
+    head, _, body = handshake.data_to_send().partition(b"\r\n\r\n")
+    assert f"Content-Length: {len(answer.body)}".encode() in head
+    assert body == (b"" if method == "HEAD" else answer.body)
+
+
+def test_at_the_path_of_the_websocket_it_is_said_what_is_there() -> None:
+    for answer in (no_page(request_of("/ws"), "/ws"), no_page(request_of("/ws?token=x"), "/ws")):
+        assert read(answer) == (426, {"error": "this is a WebSocket endpoint"})
+        assert answer.headers.get("Upgrade") == "websocket"
+    posted = no_page(request_of("/ws", method="POST"), "/ws")
+    assert (posted.status, posted.headers.get("Allow")) == (405, "GET")
+
+
+def test_elsewhere_there_is_nothing() -> None:
+    for method in ("GET", "POST"):
+        answer = no_page(request_of("/favicon.ico", method=method), "/ws")
+        assert read(answer) == (404, {"error": "there is nothing at this path"})
+
+
+def test_a_websocket_without_a_path_is_everywhere() -> None:
+    assert no_page(request_of("/favicon.ico"), None).status == 426
+
+
+@pytest.mark.parametrize(("answer", "status"), [(INTERNAL_ERROR, 500), (NO_WEBSOCKET, 404)])
+def test_the_answers_that_are_always_the_same_can_be_sent(answer: Response, status: int) -> None:
+    assert read(answer)[0] == status
+    handshake = handshake_with("GET / HTTP/1.1")
+    handshake.respond(answer)
+    assert handshake.response is answer
+
+
+targets = st.sampled_from(["/", "/ws", "/healthz", "/readyz", "/metrics", "http://example.org/ws", "*", "example.org:1"])
+headers = st.sampled_from(
+    [
+        "Connection: Upgrade",
+        "Connection: close",
+        "Upgrade: h2c",
+        "Upgrade: websocket",
+        "Upgrade: WebSocket, h2c",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Content-Length: 5",
+        "Accept: */*",
+    ]
+)
+
+
+@SETTINGS
+@given(
+    st.sampled_from(["GET", "HEAD", "POST", "CONNECT", "OPTIONS"]),
+    targets | st.text("/wshealtz?%.:*", min_size=1, max_size=12),
+    st.sampled_from(["1.1", "1.0"]),
+    st.lists(headers, max_size=4, unique_by=lambda header: header.partition(":")[0]),
+    st.sampled_from([None, "/ws"]),
+)
+def test_every_request_that_is_no_upgrade_has_an_answer_that_can_be_sent(
+    method: str, target: str, version: str, lines: list[str], path: str | None
+) -> None:
+    handshake = handshake_with("\r\n".join([f"{method} {target} HTTP/{version}", *lines]))
+    request = handshake.http_request
+    if request is None:
+        return  # an upgrade, or refused by the handshake
+    endpoint: Endpoint[str] = Endpoint()
+    answer = answer_page(request, endpoint, lambda _, accept: (str(accept), b"")) or no_page(request, path)
+    handshake.respond(answer)
+    assert handshake.response is answer
+    assert endpoint.tally.refused == {}
