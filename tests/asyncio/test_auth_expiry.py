@@ -108,7 +108,7 @@ def test_a_principal_that_never_expires_stays(run_virtual: Run) -> None:
         quiet = ConnectionConfig(heartbeat=None)
         async with serve(Arrivals(), "127.0.0.1", 0, authenticate=authenticate, config=quiet) as server:
             clients = [await opened(server, token=token, config=quiet) for token in (None, "1e18")]
-            await asyncio.sleep(86400 * 365)
+            await asyncio.sleep(86400 * 90)
             for client in clients:
                 assert await client.ping() >= 0
                 await client.close()
@@ -332,7 +332,8 @@ def test_whoever_leaves_while_a_fresh_token_is_verified_leaves_nothing(run: Run)
             while not verify.verdict.cancelled() or len(server.connections):
                 await asyncio.sleep(0)
             await client.wait_closed()
-            assert len(asyncio.all_tasks()) < before  # the handler has ended, too
+            while len(asyncio.all_tasks()) >= before:  # the handler ends, too
+                await asyncio.sleep(0)
 
     run(main())
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -12,9 +12,8 @@ import pytest
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.errors import ConnectionClosedOK, InvalidHandshake, InvalidStatus, LocalProtocolError
-from wsconnkit.protocol.handshake import ClientHandshake, UpgradeRequest
-from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.protocol.errors import ConnectionClosedOK, InvalidHandshake, LocalProtocolError
+from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.service.admission import Refused
 from wsconnkit.service.drain import DrainReport, Outcome
 from wsconnkit.service.envelope import RequestError
@@ -22,19 +21,12 @@ from wsconnkit.service.principal import Principal
 from wsconnkit.service.router import Request, RequestRouter
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
+from .peers import Run, exchange, head, refused, uri
+
 Handler = Callable[[Connection], Awaitable[None]]
 PLAIN = ConnectionConfig(compression=None)
 FIRST_ROUND = 0.1
 """Seconds in which a close is certainly answered, in virtual time."""
-
-
-def port(server: Server) -> int:
-    return int(server.sockets[0].getsockname()[1])
-
-
-def uri(server: Server) -> str:
-    return f"ws://127.0.0.1:{port(server)}/"
 
 
 def end_of(ws: Connection) -> tuple[int, str, Cause, bool]:
@@ -65,27 +57,15 @@ async def opened(server: Server) -> Connection:
     return ws
 
 
-async def raw_client(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Return a client that has opened a WebSocket and then does only what it is told."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port(server))
-    writer.write(ClientHandshake(parse_uri(uri(server)), PLAIN, now=0.0).data_to_send())
-    assert b" 101 " in await reader.readuntil(b"\r\n\r\n")
-    return reader, writer
-
-
-async def status(address: tuple[str, int], path: str) -> int:
-    """Return the status of the page at `path`."""
-    reader, writer = await asyncio.open_connection(*address)
-    writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-    answer = await reader.read()
-    writer.close()
-    return int(answer.split()[1])
-
-
 async def turns() -> None:
     """Let both ends close their sockets."""
     for _ in range(10):
         await asyncio.sleep(0)
+
+
+async def page(server: Server, path: str) -> int:
+    """Return the status of a page at the last of the server's sockets."""
+    return (await exchange(server, head(path=path, headers=[("Host", "x")]), at=-1)).status
 
 
 @pytest.mark.parametrize("apart", [False, True])
@@ -99,23 +79,21 @@ def test_while_it_drains_a_server_lets_nobody_in_and_says_so(run: Run, apart: bo
 
         endpoints = ("127.0.0.1", 0) if apart else True
         async with serve(handler, "127.0.0.1", 0, endpoints=endpoints) as server:
-            address = server.sockets[-1].getsockname()
+            address = uri(server)
             await opened(server)
-            assert await status(address, "/readyz") == 200
+            assert (await page(server, "/readyz"), await page(server, "/healthz")) == (200, 200)
             draining = asyncio.ensure_future(server.drain(window=0))
             await asyncio.sleep(0)
             assert server.is_draining
-            assert await status(address, "/readyz") == 503
-            assert await status(address, "/healthz") == 200
-            with pytest.raises(InvalidStatus) as caught:
-                await connect(uri(server))
-            assert caught.value.response.status == 503
-            assert int(caught.value.response.headers.get("Retry-After") or 0) >= 1
+            assert (await page(server, "/readyz"), await page(server, "/healthz")) == (503, 200)
+            got = await refused(server)
+            assert (got.status, got.error) == (503, "the server is shutting down")
+            assert got.retry_after >= 1
             assert server.tally.refused == {Refused.DRAINING: 1}
             release.set()
             assert outcomes(await draining) == [Outcome.CLOSED]
             with pytest.raises(OSError, match=r"refused|Connect call failed"):
-                await status(address, "/healthz")
+                await connect(address)
 
     run(main())
 
@@ -132,24 +110,17 @@ def test_who_is_being_authenticated_when_the_drain_begins_is_refused(run: Run) -
 
         async def handler(ws: Connection) -> None:
             with ws.busy():
-                await release.wait()
-                await late
+                assert (await late).status == 503
 
         async with serve(handler, "127.0.0.1", 0, authenticate=authenticate) as server:
+            late = asyncio.ensure_future(refused(server, token="later"))
             await connect(uri(server), token="now")
-            late = asyncio.ensure_future(_refused(server, "later"))
             await asked.wait()
             draining = asyncio.ensure_future(server.drain(window=0))
             await asyncio.sleep(0)
             release.set()
-            assert await late == 503
             report = await draining
             assert [(drained.user, drained.outcome) for drained in report.connections] == [("alice", Outcome.CLOSED)]
-
-    async def _refused(server: Server, token: str) -> int:
-        with pytest.raises(InvalidStatus) as caught:
-            await connect(uri(server), token=token)
-        return caught.value.response.status
 
     run(main())
 
@@ -339,15 +310,14 @@ def test_who_ends_before_the_turn_has_left(run_virtual: Run) -> None:
             await ws.wait_closed()
 
         async with serve(handler, "127.0.0.1", 0) as server:
-            first = await opened(server)
-            leaving = await opened(server)
-            await connect(uri(server) + "closes")
-            _, writer = await raw_client(server)
+            first, leaving = [await opened(server) for _ in range(2)]
+            await connect(uri(server, "/closes"))
+            breaking = await opened(server)
             await arrived(server, 4)
             draining = asyncio.ensure_future(server.drain(window=40))
             await asyncio.sleep(5)
+            breaking.abort()
             await leaving.close()
-            writer.transport.abort()
             report = await draining
             assert end_of(first)[:2] == (1012, "server shutdown")
             assert outcomes(report) == [Outcome.CLOSED, Outcome.LEFT, Outcome.LEFT, Outcome.LEFT]

@@ -7,13 +7,13 @@ import contextlib
 import gc
 import os
 import resource
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Iterator
 from math import ceil
 from typing import Any
 
 import pytest
 
-from wsconnkit.asyncio import Connection, Server, connect, serve
+from wsconnkit.asyncio import Connection, Server, serve
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
@@ -23,19 +23,12 @@ from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.drain import DrainReport, Outcome
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
-Run = Callable[[Coroutine[Any, Any, None]], None]
+from .peers import Run, opened, port, uri
+
 PLAIN = ConnectionConfig(compression=None)
 MANY = 1000
 FIRST_ROUND = 0.1
 """Seconds in which a close is certainly answered, in virtual time."""
-
-
-def port(server: Server) -> int:
-    return int(server.sockets[0].getsockname()[1])
-
-
-def uri(server: Server) -> str:
-    return f"ws://127.0.0.1:{port(server)}/"
 
 
 def end_of(ws: Connection) -> tuple[int, str, Cause, bool]:
@@ -56,14 +49,6 @@ async def arrived(server: Server, count: int) -> list[Connection]:
     while len(server.connections) < count:
         await asyncio.sleep(0)
     return list(server.connections)
-
-
-async def opened(server: Server) -> Connection:
-    """Return a client whose connection is the server's latest."""
-    count = len(server.connections)
-    ws = await connect(uri(server))
-    await arrived(server, count + 1)
-    return ws
 
 
 async def raw_client(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -119,9 +104,6 @@ async def drain_many(loop: asyncio.AbstractEventLoop, window: float) -> tuple[Dr
     """Drain `MANY` connections, and return the report and the seconds after which clients heard of it."""
     ends: list[float] = []
 
-    async def client(server: Server) -> Connection:
-        return await connect(uri(server))
-
     async def follow(ws: Connection) -> None:
         with pytest.raises(ConnectionClosed) as caught:
             await ws.recv()
@@ -132,7 +114,7 @@ async def drain_many(loop: asyncio.AbstractEventLoop, window: float) -> tuple[Dr
     async with serve(stay, "127.0.0.1", 0, backlog=200) as server:
         clients: list[Connection] = []
         for _ in range(MANY // 100):
-            clients += await asyncio.gather(*(client(server) for _ in range(100)))
+            clients += await asyncio.gather(*(opened(server) for _ in range(100)))
         ids = [ws.id for ws in await arrived(server, MANY)]
         following = [asyncio.ensure_future(follow(ws)) for ws in clients]
         start = loop.time()
@@ -184,6 +166,7 @@ def test_peers_that_never_answer_the_close_are_told_apart(
     async def main() -> None:
         async with serve(stay, "127.0.0.1", 0, config=PLAIN) as server:
             await opened(server)
+            await arrived(server, 1)
             reader, writer = await raw_client(server)
             _, ws = await arrived(server, 2)
             report = await server.drain(window=5 if outcome is Outcome.ABORTED else 10, grace=grace)

@@ -282,7 +282,9 @@ CASES: list[tuple[Refused, int, AdmissionConfig | None, Callable[[House], Respon
 ]
 
 
-@pytest.mark.parametrize(("reason", "status", "config", "come"), CASES, ids=[f"{case[0].value}-{case[1]}" for case in CASES])
+@pytest.mark.parametrize(
+    ("reason", "status", "config", "come"), CASES, ids=[f"{case[0].value}-{case[1]}" for case in CASES]
+)
 def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
     reason: Refused, status: int, config: AdmissionConfig | None, come: Callable[[House], Response]
 ) -> None:

@@ -145,7 +145,9 @@ def test_the_answers_that_are_always_the_same_can_be_sent(answer: Response, stat
     assert handshake.response is answer
 
 
-targets = st.sampled_from(["/", "/ws", "/healthz", "/readyz", "/metrics", "http://example.org/ws", "*", "example.org:1"])
+targets = st.sampled_from(
+    ["/", "/ws", "/healthz", "/readyz", "/metrics", "http://example.org/ws", "*", "example.org:1"]
+)
 headers = st.sampled_from(
     [
         "Connection: Upgrade",

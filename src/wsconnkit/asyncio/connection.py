@@ -136,7 +136,10 @@ class Connection:
         return message
 
     async def recv_streaming(self) -> AsyncIterator[str | bytes]:
-        """Yield the next message frame by frame, as the peer fragmented it; raises as `recv` does."""
+        """Yield the next message frame by frame, as the peer fragmented it; raises as `recv` does.
+
+        Texts come when they are whole where messages are looked at first: for rates, tokens and answers to requests.
+        """
         final = False
         while not final:
             while (frame := self._inbox.get_frame()) is None:
@@ -195,6 +198,7 @@ class Connection:
 
     async def reauthenticate(self, token: str, timeout: float | None = 30.0) -> None:
         """Give the server a fresh token for the same subject, before the one before expires; raises as `request`."""
+        self.log.keep_out(token)
         await self._asking.ask("auth", {"token": token}, timeout)
 
     def busy(self) -> AbstractContextManager[None]:
@@ -266,7 +270,7 @@ class Connection:
     def screen_with(self, judge: Judge) -> None:
         """Show each message to `judge` before the application gets it."""
         if self._screen is None:
-            self._screen = Screen()
+            self._screen = Screen(within=self._inbox.is_unfinished)
             self._pump.screen = self._screen.pass_on
         self._screen.judges.append(judge)
 

@@ -66,6 +66,6 @@ class Guard:
             reply = self._session.not_renewed(error, renew.request_id, time.time())
         else:
             reply = self._session.renewed(principal, renew.request_id, self._loop.time(), time.time())
-            self._alarm.cancel()
-            self._alarm.set(self._session.next_timeout())
         self._carry_out(reply)
+        self._alarm.cancel()
+        self._alarm.set(self._session.next_timeout())

@@ -132,19 +132,18 @@ class _Guest:
     async def _authenticate(
         self, visitor: Visitor, authentication: Authentication, on_connection: OnConnection
     ) -> None:
-        answer: Principal | Response
         try:
             answer = await authentication(visitor.token, visitor.request)
-            if isinstance(answer, Response):
-                self._rules.endpoint.on_refusal(answer, visitor)
         except Exception as error:
-            answer = self._rules.endpoint.refuse_for(error, visitor)
-        if not self._is_waiting:
-            return  # our cancellation was not heeded
-        if isinstance(answer, Response):
-            self._respond(answer)
+            if self._handshake.is_pending:
+                self._respond(self._rules.endpoint.refuse_for(error, visitor))
         else:
-            self._admit(visitor, answer, on_connection)
+            # It is not when the client has left meanwhile, or our cancellation was not heeded.
+            if self._handshake.is_pending:
+                if isinstance(answer, Response):
+                    self._rules.endpoint.on_refusal(self._respond(answer), visitor)
+                else:
+                    self._admit(visitor, answer, on_connection)
         self.opening.pump()
 
     async def _answer(self, request: HTTPRequest) -> None:
@@ -154,26 +153,24 @@ class _Guest:
             if response is None and rules.http is not None:
                 response = await rules.http(request)
             if response is None:
-                response = no_page(request, rules.path)
-                rules.endpoint.on_handshake_response(response, self.opening.remote_address)
+                response = NO_WEBSOCKET if rules.on_connection is None else no_page(request, rules.path)
         except Exception as error:
             log_server_error("http_error", error)
             response = INTERNAL_ERROR
-        if self._is_waiting:
+        if self._handshake.is_pending:
             self._respond(response)
             self.opening.pump()
 
-    @property
-    def _is_waiting(self) -> bool:
-        return self.opening.transport is not None and self._handshake.response is None
-
-    def _respond(self, response: Response) -> None:
+    def _respond(self, response: Response) -> Response:
+        """Answer with `response`, or with what can be sent in its place, and return it."""
         self._is_answered = True
         try:
             self._handshake.respond(response)
         except LocalProtocolError as error:  # for what the application made
             log_server_error("http_error", error)
-            self._handshake.respond(INTERNAL_ERROR)
+            response = INTERNAL_ERROR
+            self._handshake.respond(response)
+        return response
 
     def _admit(self, visitor: Visitor, principal: Principal | None, on_connection: OnConnection) -> None:
         rules, now = self._rules, self._loop.time()

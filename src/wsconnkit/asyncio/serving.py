@@ -64,6 +64,8 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
         ssl: SSLContext | None = None,
         **kwargs: Any,
     ) -> None:
+        if isinstance(authenticate, type):
+            raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
         if reauthenticate and authenticate is None:
             raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler

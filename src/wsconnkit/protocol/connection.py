@@ -90,6 +90,46 @@ class Connection:
     random_bytes: gives masks and ping payloads; must be unpredictable in production.
     """
 
+    # Beyond thirty attributes, CPython gives every object a dictionary with keys of its own.
+    __slots__ = (
+        "_cause",
+        "_close_rcvd",
+        "_close_sent",
+        "_close_timeout",
+        "_closing",
+        "_deadlines",
+        "_deflater",
+        "_eof_behind_data",
+        "_error",
+        "_events",
+        "_frame_size",
+        "_heartbeat",
+        "_held_at",
+        "_held_end",
+        "_idle_is_due",
+        "_idle_timeout",
+        "_initiator",
+        "_is_client",
+        "_last_in",
+        "_last_out",
+        "_message_at",
+        "_messages_in_read",
+        "_now",
+        "_output",
+        "_pending_pong",
+        "_random_bytes",
+        "_rcvd_then_sent",
+        "_reader",
+        "_reading_paused",
+        "_sending",
+        "_sent_size",
+        "_writing_paused",
+        "bytes_to_send",
+        "close_info",
+        "stats",
+        "transport",
+    )
+
     def __init__(
         self,
         role: Role,

@@ -335,7 +335,7 @@ class ServerHandshake(_Handshake):
         Raises LocalProtocolError when there is no request to accept, or for headers that cannot be sent.
         """
         request = self.request
-        if request is None or not self._is_pending:
+        if request is None or not self.is_pending:
             raise LocalProtocolError("there is no request to answer")
         agreement = agree(request, self._config, subprotocols=self._subprotocols, headers=headers)
         try:
@@ -351,7 +351,7 @@ class ServerHandshake(_Handshake):
 
         Raises LocalProtocolError when there is no request to answer, or for a response that cannot be sent.
         """
-        if not self._is_pending:
+        if not self.is_pending:
             raise LocalProtocolError("there is no request to answer")
         self._respond(response)
 
@@ -359,7 +359,7 @@ class ServerHandshake(_Handshake):
         """Refuse a client that is too slow, and drop one that does not go away."""
         self._now = max(now, self._now)
         if self.transport is not Transport.ABORT and self._deadlines.handle_timeout(self._now):
-            if self._is_pending:
+            if self.is_pending:
                 self._respond(refusal(503, "the server is too slow", {"Retry-After": "1"}))
             elif self.response is None and self._received:
                 self._respond(refusal(408, f"no complete request within {self._limits.timeout:g} s"))
@@ -367,7 +367,8 @@ class ServerHandshake(_Handshake):
                 self.transport = Transport.ABORT
 
     @property
-    def _is_pending(self) -> bool:
+    def is_pending(self) -> bool:
+        """There is a request to answer."""
         is_answered = self.response or self.agreement or self.transport is Transport.ABORT
         return (self.request or self.http_request) is not None and not is_answered
 

@@ -15,7 +15,16 @@ class Inbox:
     would wait for a last frame that could then never arrive; unless the application takes it frame by frame.
     """
 
-    __slots__ = ("_bytes", "_frames", "_max_bytes", "_max_messages", "_messages", "_unfinished_bytes", "_within")
+    __slots__ = (
+        "_bytes",
+        "_frames",
+        "_incoming",
+        "_max_bytes",
+        "_max_messages",
+        "_messages",
+        "_unfinished_bytes",
+        "_within",
+    )
 
     def __init__(self, config: QueueConfig) -> None:
         self._max_messages = config.max_messages
@@ -24,18 +33,22 @@ class Inbox:
         self._messages = 0
         self._bytes = 0
         self._unfinished_bytes = 0
+        self._incoming: int | None = None
+        """Bytes so far of the message that is being put, taken ones too; None between messages."""
         self._within = False  # the application has taken a part of the first message
 
     def put(self, frame: Message) -> int | None:
         """Add a message or one frame of it; return the size of the message in bytes when that is its end, else None."""
         self._frames.append(frame)
-        size = self._unfinished_bytes + frame.size
+        self._unfinished_bytes += frame.size
+        size = frame.size if self._incoming is None else self._incoming + frame.size
         if not frame.final:
-            self._unfinished_bytes = size
+            self._incoming = size
             return None
         self._messages += 1
-        self._bytes += size
+        self._bytes += self._unfinished_bytes
         self._unfinished_bytes = 0
+        self._incoming = None
         return size
 
     @property
@@ -51,6 +64,11 @@ class Inbox:
         if self._within and not self._messages:
             return self._unfinished_bytes <= self._max_bytes // 2
         return self._messages <= self._max_messages // 2 and self._bytes <= self._max_bytes // 2
+
+    @property
+    def is_unfinished(self) -> bool:
+        """The message that was put last is still to go on."""
+        return self._incoming is not None
 
     @property
     def size(self) -> int:

@@ -53,6 +53,11 @@ class Visitor(NamedTuple):
     def __repr__(self) -> str:
         return f"<Visitor {self.ip} {self.request!r}>"
 
+    @property
+    def who(self) -> dict[str, Any]:
+        """The fields of a log line that tell of the visitor."""
+        return {"remote_address": self.remote_address, "client_ip": self.ip}
+
 
 class Endpoint(Generic[C]):
     """One server's rules and records, without I/O; `C` is the type of its connections.
@@ -93,17 +98,17 @@ class Endpoint(Generic[C]):
 
     def on_refusal(self, response: Response, visitor: Visitor) -> None:
         """Take the response with which the application's own authentication refuses a visitor."""
-        self._refused(response, Refused.APPLICATION, visitor.remote_address)
+        self._refused(response, Refused.APPLICATION, visitor.who)
 
     def refuse_for(self, error: Exception, visitor: Visitor) -> Response:
         """Return the response to a visitor whose authentication raised `error`."""
         if isinstance(error, AuthenticationError):
-            log_auth_failed(visitor.remote_address, error.failure.value, error.detail)
+            log_auth_failed(error.failure.value, error.detail, secrets_of(visitor.request), **visitor.who)
             return self._refuse(_FAILURES[error.failure], visitor)
         if isinstance(error, KeysUnavailable):
             return self._refuse(Refused.UNAVAILABLE, visitor)
         log_server_error("auth_error", error, secrets_of(visitor.request))
-        return self._refused(refusal(500, "internal error"), Refused.UNAVAILABLE, visitor.remote_address)
+        return self._refused(refusal(500, "internal error"), Refused.UNAVAILABLE, visitor.who)
 
     def admit(
         self, visitor: Visitor, principal: Principal | None, connection_id: str, *, now: float, wall_now: float
@@ -120,7 +125,7 @@ class Endpoint(Generic[C]):
         if refused is not None:
             if refused.reason is Refused.RATE:
                 self.tally.on_limited("upgrade")
-            return self._refuse(refused.reason, visitor, refused.retry_after)
+            return self._refuse(refused.reason, visitor, refused.retry_after, user)
         return Session(
             ConnectionLog(connection_id, user_id=user, secrets=secrets_of(visitor.request)),
             principal,
@@ -143,19 +148,22 @@ class Endpoint(Generic[C]):
 
     def on_handshake_response(self, response: Response, remote_address: object) -> None:
         """Take the response with which the handshake itself refused a request."""
-        self._refused(response, _BY_STATUS.get(response.status, Refused.REQUEST), remote_address)
+        reason = _BY_STATUS.get(response.status, Refused.REQUEST)
+        self._refused(response, reason, {"remote_address": remote_address})
 
-    def _refuse(self, reason: Refused, visitor: Visitor, retry_after: float | None = None) -> Response:
+    def _refuse(
+        self, reason: Refused, visitor: Visitor, retry_after: float | None = None, user: str | None = None
+    ) -> Response:
         status, error = _STATUS[reason]
         headers = {}
-        if status == 401:
-            headers["WWW-Authenticate"] = "Bearer"  # RFC 6750, section 3
+        if status == 401:  # RFC 6750, section 3.1
+            headers["WWW-Authenticate"] = "Bearer" if reason is Refused.MISSING else 'Bearer error="invalid_token"'
         elif status in (429, 503):
             seconds = self._admission.config.retry_after if retry_after is None else retry_after
-            headers["Retry-After"] = str(max(1, ceil(seconds)))
-        return self._refused(refusal(status, error, headers), reason, visitor.remote_address)
+            headers["Retry-After"] = str(ceil(seconds))
+        return self._refused(refusal(status, error, headers), reason, {**visitor.who, "user_id": user})
 
-    def _refused(self, response: Response, reason: Refused, remote_address: object) -> Response:
+    def _refused(self, response: Response, reason: Refused, who: dict[str, Any]) -> Response:
         self.tally.on_refused(reason)
-        log_refused(remote_address, response.status, reason.value)
+        log_refused(response.status, reason.value, **who)
         return response

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -15,7 +16,7 @@ _connection = logging.getLogger("wsconnkit.connection")
 _server = logging.getLogger("wsconnkit.server")
 
 _MAX_SECRETS = 16
-"""The latest that a connection keeps out of its lines."""
+"""The latest tokens in messages that a connection keeps out of its lines."""
 
 
 class ConnectionLog:
@@ -25,16 +26,22 @@ class ConnectionLog:
     secrets: what must not be in any line, such as the token that it was opened with.
     """
 
-    __slots__ = ("connection_id", "secrets", "user_id")
+    __slots__ = ("_latest", "_request_secrets", "connection_id", "user_id")
 
     def __init__(self, connection_id: str, *, user_id: str | None = None, secrets: Iterable[str] = ()) -> None:
         self.connection_id = connection_id
         self.user_id = user_id
-        self.secrets = tuple(secrets)
+        self._request_secrets = tuple(secrets)
+        self._latest: deque[str] = deque(maxlen=_MAX_SECRETS)
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """What is in no line."""
+        return (*self._request_secrets, *self._latest)
 
     def keep_out(self, secret: str) -> None:
-        """Let no further line have `secret` in it."""
-        self.secrets = (*self.secrets[-_MAX_SECRETS + 1 :], secret)
+        """Let the next lines not have `secret` in them."""
+        self._latest.append(secret)
 
     def opened(self, remote_address: Any, client_ip: str | None, path: str) -> None:
         """The connection has opened; `client_ip` is the address behind trusted proxies."""
@@ -59,7 +66,7 @@ class ConnectionLog:
 
     def auth_failed(self, reason: str, detail: str) -> None:
         """A token that was to renew the connection's was not good."""
-        self._log(logging.WARNING, "auth_failed", reason=reason, detail=detail)
+        self._log(logging.WARNING, "auth_failed", reason=reason, detail=redact(detail, self.secrets))
 
     def auth_error(self, error: Exception) -> None:
         """A token could not be verified, whether it is good or not."""
@@ -111,14 +118,14 @@ class ConnectionLog:
         _log(_connection, level, event_type, exception, self.secrets, **fields)
 
 
-def log_refused(remote_address: Any, status: int, reason: str) -> None:
-    """Log that an upgrade was refused."""
-    _log(_server, logging.INFO, "upgrade_refused", remote_address=remote_address, status=status, reason=reason)
+def log_refused(status: int, reason: str, **who: Any) -> None:
+    """Log that an upgrade was refused; `who` asked for it, as far as that is known."""
+    _log(_server, logging.INFO, "upgrade_refused", status=status, reason=reason, **who)
 
 
-def log_auth_failed(remote_address: Any, reason: str, detail: str) -> None:
-    """Log that the token of an upgrade was not good."""
-    _log(_server, logging.WARNING, "auth_failed", remote_address=remote_address, reason=reason, detail=detail)
+def log_auth_failed(reason: str, detail: str, secrets: Iterable[str], **who: Any) -> None:
+    """Log that the token of an upgrade was not good; `who` sent it, as far as that is known."""
+    _log(_server, logging.WARNING, "auth_failed", reason=reason, detail=redact(detail, secrets), **who)
 
 
 def log_server_error(event_type: str, error: BaseException, secrets: Iterable[str] = ()) -> None:
@@ -141,7 +148,7 @@ def _log(
 ) -> None:
     if not logger.isEnabledFor(level):
         return
-    text = f"{event_type} {fields.get('connection_id', '-')}"
+    text = f"{event_type} {fields['connection_id']}" if "connection_id" in fields else event_type
     if exception is not None:
         told = "".join(traceback.format_exception(exception)).rstrip()
         redacted = redact(told, secrets)

@@ -15,22 +15,21 @@ class Screen:
 
     A fragmented text is held until it is whole, at most `max_message_size` bytes; a fragmented binary message is judged
     by its first frame, and passed on or dropped frame by frame.
+
+    within: a message is under way, which the application has in part, so that it gets the rest.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, within: bool = False) -> None:
         self.judges: list[Judge] = []
         self._held: list[Message] = []
-        self._verdict: bool | None = None
-        """Whether the binary message under way was taken; None between messages."""
+        self._verdict = False if within else None
+        """Whether the message under way was taken, where that is known; None between messages."""
 
     def pass_on(self, frame: Message) -> list[Message]:
         """Return the frames that the application may have now."""
-        if isinstance(frame.data, bytes):
-            if self._verdict is None:
-                self._verdict = self._is_taken(frame.data)
-            taken = self._verdict
-            if frame.final:
-                self._verdict = None
+        if isinstance(frame.data, bytes) or self._verdict is not None:
+            taken = self._is_taken(frame.data) if self._verdict is None else self._verdict
+            self._verdict = None if frame.final else taken
             return [] if taken else [frame]
         self._held.append(frame)
         if not frame.final:

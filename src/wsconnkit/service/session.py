@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import ceil
 from typing import TypeAlias
 
+from wsconnkit.machines.deadlines import Deadlines
+from wsconnkit.machines.ratelimit import RateLimit, TokenBucket
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.events import Closed, Event
 from wsconnkit.service.admission import Admission
 from wsconnkit.service.envelope import encode_envelope, error_reply, parse_envelope, request_id_of
 from wsconnkit.service.log import ConnectionLog
-from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
 from wsconnkit.service.tally import Tally
 
 _FOREVER = 10 * 365 * 86400.0
 """Seconds after which a token need not be looked at again, which timers can still express."""
+_FAR = 253402300799.0
+"""The end of the year 9999, in seconds since the epoch."""
+_VERIFYING = 10.0
+"""Seconds that a token may be verified for while the one before has expired."""
+_RENEWALS = RateLimit(5, 60)
+"""How often one connection may bring a token: each is verified, and a bad one is a line in the log."""
+_MAX_PARSED = 64 * 1024
+"""Characters of a message that is looked into before it may cost anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +40,7 @@ class Reply:
 class Renew:
     """Verify `token`, then call `renewed` or `not_renewed`."""
 
-    token: str
+    token: str = field(repr=False)
     request_id: str | None
 
 
@@ -72,11 +83,10 @@ class Session:
         """Where what happens on the connection is counted."""
         self._reauthenticate = reauthenticate
         self._renewing = False
+        self._renewals = TokenBucket(_RENEWALS, now=now)
         self._violations = 0
-        self._was_limited = False
-        self.principal = principal
-        """Who the connection belongs to."""
-        self._expires_at = _expires_at(principal, now, wall_now)
+        self._deadlines: Deadlines[str] = Deadlines()
+        self._set_principal(principal, now, wall_now)
 
     @property
     def user(self) -> str | None:
@@ -93,9 +103,8 @@ class Session:
         wait = self._admission.on_message(user=self.user, tier=self._tier, ip=self.ip, now=now)
         if wait:
             return self._on_too_many(message, wait, wall_now)
-        self._was_limited = False
         if self._reauthenticate and isinstance(message, str) and '"auth"' in message:
-            return self._on_auth(message, wall_now)
+            return self._on_auth(message, now, wall_now)
         return None
 
     def renewed(self, principal: Principal, request_id: str | None, now: float, wall_now: float) -> Reply:
@@ -103,30 +112,36 @@ class Session:
         if principal.subject != self.user:
             return self.not_renewed(AuthenticationError(AuthFailure.INVALID, "another subject"), request_id, wall_now)
         self._renewing = False
-        self.principal = principal
-        self._expires_at = _expires_at(principal, now, wall_now)
+        self._set_principal(principal, now, wall_now)
         self.log.auth_renewed()
-        expires_at = None if principal.expires_at is None else int(principal.expires_at * 1000)
+        expires_at = None if principal.expires_at is None else round(min(principal.expires_at, _FAR) * 1000)
         return Reply(encode_envelope("response", request_id, {"expiresAt": expires_at}, wall_now))
 
     def not_renewed(self, error: Exception, request_id: str | None, wall_now: float) -> Reply:
         """A fresh token could not be verified; the one before goes on. Return the answer to it."""
         self._renewing = False
+        if self._expires_at is not None:
+            self._deadlines.set("token", self._expires_at)
         if isinstance(error, AuthenticationError):
-            self.log.auth_failed(error.failure.value, error.detail)
-            return Reply(error_reply(request_id, "auth_failed", error.failure.value, wall_now))
-        self.log.auth_error(error)
+            return self._failed(error, request_id, wall_now)
+        if not isinstance(error, KeysUnavailable):  # of which the log knows
+            self.log.auth_error(error)
         return Reply(error_reply(request_id, "auth_unavailable", "the token could not be verified", wall_now))
 
     def next_timeout(self) -> float | None:
         """Return when the token will have expired, on the monotonic clock, or None. Changes nothing."""
-        return self._expires_at
+        return self._deadlines.next_timeout()
 
     def handle_timeout(self, now: float) -> End | None:
-        """Return the close of a connection whose token has expired, else None."""
-        if self._expires_at is None or now < self._expires_at:
+        """Return the close of a connection whose token has expired, else None. Early and late calls are safe.
+
+        A fresh one that came in time, but has not been read or verified yet, is waited for.
+        """
+        if not self._deadlines.handle_timeout(now):
             return None
-        self._expires_at = None
+        if self._renewing and self._expires_at is not None and now < self._expires_at + _VERIFYING:
+            self._deadlines.set("token", self._expires_at + _VERIFYING)
+            return None
         return End(Cause.AUTH_EXPIRED, "token expired")
 
     def on_event(self, event: Event, stats: ConnectionStats) -> None:
@@ -139,34 +154,50 @@ class Session:
     def _tier(self) -> str | None:
         return None if self.principal is None else self.principal.tier
 
+    def _set_principal(self, principal: Principal | None, now: float, wall_now: float) -> None:
+        self.principal = principal
+        """Who the connection belongs to."""
+        valid_until = None if principal is None else principal.valid_until
+        self._expires_at: float | None = None
+        """When the token will have expired, on the monotonic clock."""
+        self._deadlines.clear("token")
+        if valid_until is not None:
+            self._expires_at = now + min(valid_until - wall_now, _FOREVER)
+            self._deadlines.set("token", self._expires_at)
+
     def _on_too_many(self, message: str | bytes, wait: float, wall_now: float) -> Action:
         self._violations += 1
         self.tally.on_limited("message")
-        if not self._was_limited:
-            self._was_limited = True  # a flood of messages must not become a flood of lines
+        if self._violations & (self._violations - 1) == 0:
+            # The first, second, fourth …: a flood of messages must not become a flood of lines.
             self.log.rate_limited(wait, self._violations)
         if self._violations == self._admission.config.max_violations:
             return End(Cause.RATE_LIMIT, "rate limit exceeded")
-        retry_after = round(wait, 3)
-        request_id = request_id_of(message)
-        return Reply(error_reply(request_id, "rate_limited", "too many messages", wall_now, retryAfter=retry_after))
+        request_id = request_id_of(message) if len(message) <= _MAX_PARSED else None
+        return _limited(request_id, "too many messages", wait, wall_now)
 
-    def _on_auth(self, message: str, wall_now: float) -> Action | None:
-        envelope = parse_envelope(message)
+    def _on_auth(self, message: str, now: float, wall_now: float) -> Action | None:
+        envelope = parse_envelope(message) if len(message) <= _MAX_PARSED else None
         if envelope is None or envelope.type != "auth":
             return None
-        token = envelope.payload.get("token") if isinstance(envelope.payload, dict) else None
+        _, request_id, payload = envelope
+        wait = self._renewals.take(now)
+        if wait:
+            return _limited(request_id, "too many tokens", wait, wall_now)
+        token = payload.get("token") if isinstance(payload, dict) else None
         if not (isinstance(token, str) and token):
-            return self.not_renewed(AuthenticationError(AuthFailure.MISSING), envelope.request_id, wall_now)
-        if self._renewing:
-            busy = "another token is being verified"
-            return Reply(error_reply(envelope.request_id, "auth_failed", busy, wall_now))
-        self._renewing = True
+            return self._failed(AuthenticationError(AuthFailure.MISSING), request_id, wall_now)
         self.log.keep_out(token)
-        return Renew(token, envelope.request_id)
+        if self._renewing:
+            return Reply(error_reply(request_id, "auth_busy", "another token is being verified", wall_now))
+        self._renewing = True
+        return Renew(token, request_id)
+
+    def _failed(self, error: AuthenticationError, request_id: str | None, wall_now: float) -> Reply:
+        self.log.auth_failed(error.failure.value, error.detail)
+        return Reply(error_reply(request_id, "auth_failed", error.failure.value, wall_now))
 
 
-def _expires_at(principal: Principal | None, now: float, wall_now: float) -> float | None:
-    """Return when the token of `principal` will have expired, on the monotonic clock, or None."""
-    valid_until = None if principal is None else principal.valid_until
-    return None if valid_until is None else now + min(valid_until - wall_now, _FOREVER)
+def _limited(request_id: str | None, text: str, wait: float, wall_now: float) -> Reply:
+    retry_after = ceil(wait * 1000) / 1000
+    return Reply(error_reply(request_id, "rate_limited", text, wall_now, retryAfter=retry_after))

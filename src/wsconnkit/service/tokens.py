@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
@@ -12,6 +13,7 @@ BEARER = "bearer"
 
 _SHORTEST_SECRET = 4
 """Characters; what is shorter is no token, and would be found in every other word."""
+_MAX_SECRETS = 16
 _REDACTED = "***"
 
 
@@ -27,22 +29,29 @@ def token_of(request: UpgradeRequest) -> str | None:
 
 
 def secrets_of(request: UpgradeRequest) -> tuple[str, ...]:
-    """Return all credentials in a request, in each form in which they occur: what `redact` must be given."""
+    """Return the credentials in a request, in each form in which they occur: what `redact` must be given.
+
+    At most 16 of them: whoever sends more has none to lose, and every line would be searched for all.
+    """
     found = [credentials for _, credentials in _authorizations(request)]
     found += _offered(request)
     for value in _query_values(request):
         found += [value, unquote(value)]
-    return tuple(dict.fromkeys(secret for secret in found if secret))
+    return tuple(dict.fromkeys(secret for secret in found if secret))[:_MAX_SECRETS]
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:
-    """Return `text` with `***` in place of each of `secrets`; those of less than 4 characters are left alone."""
-    hidden = sorted({secret for secret in secrets if len(secret) >= _SHORTEST_SECRET}, key=len, reverse=True)
-    # What is left on both sides of one secret can make up another one. The text gets shorter each time.
-    while any(secret in text for secret in hidden):
-        for secret in hidden:
-            text = text.replace(secret, _REDACTED)
-    return text
+    """Return `text` with `***` in place of each of `secrets`, also where they stand as `repr` writes them.
+
+    Those of less than 4 characters are left alone.
+    """
+    hidden = {form for secret in secrets for form in (secret, repr(secret)[1:-1]) if len(secret) >= _SHORTEST_SECRET}
+    if not hidden:
+        return text
+    longest_first = sorted(hidden, key=len, reverse=True)
+    text = re.sub("|".join(map(re.escape, longest_first)), _REDACTED, text)
+    # What was left on both sides of a secret can make up another one.
+    return _REDACTED if any(secret in text for secret in hidden) else text
 
 
 def _authorizations(request: UpgradeRequest) -> Iterator[tuple[str, str]]:
