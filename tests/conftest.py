@@ -53,10 +53,11 @@ class Watching:
             report.sections.append(("tokens", leaks))
             if not report.failed:
                 report.outcome, report.longrepr = "failed", leaks
+                report.__dict__.pop("wasxfail", None)
         return report
 
-    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage) -> None:
-        self._watch.look(str(warning_message.message), "in a warning")
+    def pytest_warning_recorded(self, warning_message: warnings.WarningMessage, nodeid: str) -> None:
+        self._watch.look(str(warning_message.message), f"in a warning of {nodeid}")
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
@@ -65,4 +66,4 @@ class Watching:
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         for leak in self._watch.take():
-            terminalreporter.write_line(f"outside of all tests {leak}", red=True)
+            terminalreporter.write_line(f"before or after a test: {leak}", red=True)

@@ -17,9 +17,82 @@ import pytest
 from .tokenwatch import STDERR, Stream, TokenWatch
 
 SECRET = "a secret that nobody knows, of enough bytes"
-LEAKS = '''
-import capfd_less, logging, os, pty, subprocess, sys, warnings
-'''
+HERE = Path(__file__).parent
+HEAD = f"""
+import logging, os, pty, subprocess, sys, warnings
+import jwt, pytest
+
+TOKEN = jwt.encode({{"sub": "alice", "exp": 2_000_000_000}}, "{SECRET}", "HS256")
+PRINT = [sys.executable, "-c", "import sys; print(sys.argv[1], file=getattr(sys, sys.argv[2]))", TOKEN]
+"""
+SUITE = (
+    HEAD
+    + """
+def test_good(capsys):
+    logging.getLogger("wsconnkit.server").error("***")
+    print(TOKEN[:20])
+    assert capsys.readouterr().out
+
+def test_good_processes():
+    assert subprocess.run([sys.executable, "-c", "print('said')"], capture_output=True).stdout == b"said\\n"
+
+def test_debug_record():
+    logging.getLogger("wsconnkit.connection").debug("said", extra={"path": TOKEN})
+
+def test_record_of_the_event_loop():
+    logging.getLogger("asyncio").error("said", exc_info=ValueError(TOKEN))
+
+def test_record_that_a_test_asked_for(caplog):
+    logging.getLogger("wsconnkit.connection").error(TOKEN)
+
+def test_stdout():
+    print(TOKEN)
+
+def test_stderr():
+    os.write(2, TOKEN.encode())
+
+def test_taken_out(capfd):
+    print(TOKEN)
+    capfd.readouterr()
+
+def test_inherited_output_of_a_process():
+    subprocess.run([*PRINT, "stdout"])
+
+def test_captured_output_of_a_process():
+    subprocess.run([*PRINT, "stderr"], capture_output=True, text=True)
+
+def test_line_of_a_process():
+    with subprocess.Popen([*PRINT, "stdout"], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+
+def test_lines_of_a_process():
+    with subprocess.Popen([*PRINT, "stdout"], stdout=subprocess.PIPE, text=True) as process:
+        assert list(process.stdout) == [TOKEN + "\\n"]
+
+def test_terminal():
+    master, slave = pty.openpty()
+    os.write(slave, TOKEN.encode())
+    os.read(master, 10), os.read(master, 1000)
+    os.close(master), os.close(slave)
+
+@pytest.fixture
+def leaking():
+    yield
+    print(TOKEN)
+
+def test_end_of_a_fixture(leaking):
+    pass
+
+def test_skipped():
+    print(TOKEN)
+    pytest.skip()
+
+@pytest.mark.xfail
+def test_expected_to_fail():
+    print(TOKEN)
+    assert False
+"""
+)
 
 
 @pytest.fixture
@@ -35,7 +108,7 @@ def watch(token: str) -> TokenWatch:
 
 
 def unsigned(token: str) -> str:
-    return jwt.encode({"sub": "alice"}, None, "none")
+    return jwt.encode({"sub": "alice"}, "", "none")
 
 
 @pytest.mark.parametrize(
@@ -54,7 +127,7 @@ def unsigned(token: str) -> str:
 def test_a_token_is_found_in_whatever_form(watch: TokenWatch, token: str, write: Callable[[str], str]) -> None:
     watch.look(write(token), "here")
     (leak,) = watch.take()
-    assert leak.startswith("a token was written, here: ")
+    assert leak.startswith("a token was written here: ")
     assert len(leak) < 50  # without the token itself
     assert watch.take() == []
 
@@ -81,7 +154,7 @@ def test_every_part_of_a_log_record_is_looked_at(watch: TokenWatch, token: str) 
             raise OSError("failed") from error
     except OSError:
         logger.exception("said")
-    places = {leak.split(", ")[3].partition(":")[0] for leak in watch.take()}
+    places = {leak.split(", ")[2].partition(":")[0] for leak in watch.take()}
     assert places == {"its message", "its field msg", "its field args", "its field path", "its field headers",
                       "its traceback"}  # fmt: skip
 
@@ -108,3 +181,38 @@ def test_the_token_that_serve_announces_is_allowed_there_and_nowhere_else(
     assert leaks(announced(token) + f"GET /ws?token={token}\n") == 1
     assert leaks(f"Token: {token}\n") == 1
     assert leaks(announced(token), "to stdout of another process") == 1
+
+
+def run(directory: Path, source: str) -> tuple[int, dict[str, bool], str]:
+    """Run tests under the watch; return the status, which of them were good, and what was printed."""
+    (directory / "suite").mkdir()
+    for name in ("conftest.py", "tokenwatch.py"):
+        shutil.copy(HERE / name, directory / "suite")
+    (directory / "suite" / "test_suite.py").write_text(source, encoding="utf-8")
+    command = [sys.executable, "-m", "pytest", "--import-mode=importlib", "-p", "no:cacheprovider", "--junitxml=xml"]
+    with (directory / "output").open("wb") as output:  # not read from the process: the watch on us would hear it
+        status = subprocess.run(command, cwd=directory, stdout=output, check=False).returncode
+    cases = ElementTree.parse(directory / "xml").iter("testcase")
+    verdicts = {case.attrib["name"]: case.find("failure") is None and case.find("error") is None for case in cases}
+    return status, verdicts, (directory / "output").read_text(encoding="utf-8")
+
+
+def test_whatever_test_is_on_when_a_token_is_written_fails(tmp_path: Path) -> None:
+    status, verdicts, _ = run(tmp_path, SUITE)
+    assert status == 1
+    assert [name for name, good in verdicts.items() if good] == ["test_good", "test_good_processes"]
+    assert len(verdicts) == SUITE.count("def test_")
+
+
+@pytest.mark.parametrize(
+    ("source", "is_good"),
+    [
+        ("def test_passes():\n    logging.getLogger('wsconnkit').error('***')", True),
+        ("def test_passes():\n    warnings.warn(TOKEN)", False),  # told when the test is over
+        ("logging.getLogger('wsconnkit').error(TOKEN)", False),
+    ],
+)
+def test_a_token_that_is_written_outside_of_tests_fails_the_session(tmp_path: Path, source: str, is_good: bool) -> None:
+    status, verdicts, output = run(tmp_path, f"{HEAD}{source}\n")
+    assert (status == 0, all(verdicts.values())) == (is_good, True)
+    assert ("before or after a test: a token was written " in output) is not is_good

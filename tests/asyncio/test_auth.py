@@ -45,7 +45,8 @@ def token_of_kind(kind: str, issuer: Issuer, **more: Any) -> str:
 
 def assert_unauthorized(got: Got, failure: str) -> None:
     assert (got.status, got.error) == (401, f"{failure} token")
-    assert got.headers.get("WWW-Authenticate") == "Bearer"
+    # RFC 6750, section 3.1
+    assert got.headers.get("WWW-Authenticate") == ("Bearer" if failure == "missing" else 'Bearer error="invalid_token"')
 
 
 @pytest.mark.parametrize("kind", ["HS256", "RS256", "ES256"])

@@ -91,7 +91,7 @@ def test_it_may_say_what_is_wrong_with_a_token(
         async with serve(Arrivals(), "127.0.0.1", 0, authenticate=authenticate) as server:
             got = await refused(server, token=TOKEN)
             assert (got.status, got.error) == (401, f"{failure.value} token")
-            assert got.headers.get("WWW-Authenticate") == "Bearer"
+            assert "WWW-Authenticate" in got.headers
 
     with caplog.at_level(logging.WARNING, "wsconnkit"):
         run(main())

@@ -89,15 +89,18 @@ async def broken(token: str | None, request: UpgradeRequest) -> Principal:
 
 FULL = AdmissionConfig(max_connections=1, retry_after=7.5)
 ONE_EACH = AdmissionConfig(max_connections_per_ip=1, retry_after=7.0)
-BEARER = {"WWW-Authenticate": "Bearer"}
+NO_TOKEN = {"WWW-Authenticate": "Bearer"}
+BAD_TOKEN = {"WWW-Authenticate": 'Bearer error="invalid_token"'}
 VERSION = {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"}
 
 # The servers with a limit have one connection already.
 CASES = {
     "400": Case(400, "Sec-WebSocket-Key must be 16 bytes in base64", headers=(("Sec-WebSocket-Key", "short"),)),
-    "401-missing": Case(401, "missing token", {"authenticate": by_secret()}, answers=BEARER),
-    "401-invalid": Case(401, "invalid token", {"authenticate": by_secret()}, "/?token=bad", answers=BEARER),
-    "401-expired": Case(401, "expired token", {"authenticate": by_secret()}, f"/?token={hs256(exp=1)}", answers=BEARER),
+    "401-missing": Case(401, "missing token", {"authenticate": by_secret()}, answers=NO_TOKEN),
+    "401-invalid": Case(401, "invalid token", {"authenticate": by_secret()}, "/?token=bad", answers=BAD_TOKEN),
+    "401-expired": Case(
+        401, "expired token", {"authenticate": by_secret()}, f"/?token={hs256(exp=1)}", answers=BAD_TOKEN
+    ),
     "403": Case(403, "this origin is not allowed", headers=(("Origin", "https://evil.example.org"),)),
     "404": Case(404, "there is no WebSocket at this path", {"path": "/"}, "/elsewhere"),
     "405": Case(405, "the method is PUT; a WebSocket opens with GET", method="PUT", answers={"Allow": "GET"}),

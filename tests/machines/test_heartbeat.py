@@ -71,6 +71,13 @@ def test_a_silent_peer_is_pinged_at_30_35_and_40_and_dead_at_45_after_one_read()
     assert heartbeat.next_timeout() is None
 
 
+@pytest.mark.parametrize(
+    ("wakes", "missed"), [(IDLE, 0), (PINGED, 0), (MISSED_ONCE, 1), (MISSED_TWICE, 2), (CHECKING, 2), (DEAD, 3)]
+)
+def test_misses_in_a_row_are_counted(wakes: tuple[float, ...], missed: int) -> None:
+    assert silent(*wakes).missed == missed
+
+
 def test_the_read_before_a_verdict_has_a_hundredth_of_a_second() -> None:
     assert READ_GRACE == 0.01
 
@@ -118,6 +125,7 @@ def test_death_is_told_once_and_is_final() -> None:
     heartbeat.writing_resumed(105.0)
     assert heartbeat.next_timeout() is None
     assert heartbeat.handle_timeout(1000.0) == Beat()
+    assert heartbeat.missed == 3
 
 
 # Signs of life.
@@ -127,6 +135,7 @@ def test_death_is_told_once_and_is_final() -> None:
 def test_any_byte_clears_the_misses_and_starts_the_interval_anew(wakes: tuple[float, ...]) -> None:
     heartbeat = silent(*wakes)
     heartbeat.on_data(45.005)
+    assert heartbeat.missed == 0
     assert heartbeat.next_timeout() == 75.005
     assert heartbeat.handle_timeout(75.005).missed == 0
     assert heartbeat.handle_timeout(80.005).missed == 1
@@ -657,7 +666,9 @@ def test_early_calls_change_nothing_that_can_be_seen(config: HeartbeatConfig | N
 def test_the_peer_is_declared_dead_at_most_once_and_only_after_all_its_misses(
     config: HeartbeatConfig, steps: list[Step]
 ) -> None:
-    seen = walk(new_heartbeat(config, now=1000.0), steps)
+    heartbeat = new_heartbeat(config, now=1000.0)
+    seen = walk(heartbeat, steps)
+    assert 0 <= heartbeat.missed <= config.max_missed
     beats = [beat for beat in seen if isinstance(beat, Beat)]
     deaths = [index for index, beat in enumerate(beats) if beat.dead]
     assert len(deaths) <= 1

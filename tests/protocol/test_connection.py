@@ -170,7 +170,7 @@ def test_fragments_come_one_by_one() -> None:
 )
 def test_messages_are_sent(role: Role, message: str | bytes | bytearray | memoryview, frame: Sent) -> None:
     connection = opened(role)
-    connection.send(message, 0.0)
+    assert connection.send(message, 0.0) == len(frame.payload)
     assert taken(connection) == [frame]
     assert connection.stats.messages_sent == 1
 
@@ -193,6 +193,14 @@ def test_fragments_are_sent_with_control_frames_between_them() -> None:
         Sent(BINARY, b"next"),
     ]
     assert connection.stats.messages_sent == 2
+
+
+def test_each_fragment_that_is_sent_has_its_own_size_in_bytes() -> None:
+    connection = opened()
+    text = [connection.send("a", 0.0, final=False), connection.send("é", 0.0, final=False), connection.send("", 0.0)]
+    assert text == [1, 2, 0]
+    data = [connection.send(b"", 0.0, final=False), connection.send(memoryview(b"m-v")[::2], 0.0)]
+    assert data == [0, 2]
 
 
 def test_bytes_to_send_are_counted_until_they_are_taken() -> None:
@@ -791,13 +799,16 @@ def test_a_silent_peer_is_dead_after_all_its_misses(role: Role) -> None:
     for missed, at in enumerate((30.0, 35.0, 40.0)):
         assert connection.next_timeout() == at
         assert wake(connection) == [HeartbeatPinged(missed)]
+        assert connection.missed == missed
         ((opcode, payload, _, _),) = taken(connection)
         assert (opcode, len(payload)) == (PING, 4)
     assert connection.next_timeout() == 45.0
     assert wake(connection) == []
     assert stands(connection)[0] is State.OPEN
     assert connection.next_timeout() == pytest.approx(45.0, abs=0.02)
+    assert connection.missed == 2
     (closed,) = wake(connection)
+    assert connection.missed == 3
     assert stands(connection) == (State.CLOSED, Transport.ABORT)
     assert taken(connection) == [Sent(CLOSE, close_payload(1001, "connection timeout"))]
     assert connection.next_timeout() is None
@@ -822,8 +833,10 @@ def test_any_byte_is_a_sign_of_life() -> None:
     connection = opened(config=ConnectionConfig())
     for _ in range(4):
         wake(connection)
+    assert connection.missed == 2
     half = wire(Role.CLIENT, TEXT, b"x" * 100)[:1]
     assert fed(connection, half, 45.0) == []
+    assert connection.missed == 0
     assert connection.next_timeout() == 75.0
     assert wake(connection) == [HeartbeatPinged(0)]
 
@@ -1273,7 +1286,7 @@ def test_both_directions_are_compressed_as_agreed_and_counted() -> None:
     sizes = []
     for sender, receiver in ((client, server), (server, client)):
         for _ in range(2):
-            sender.send(text, 0.0)
+            assert sender.send(text, 0.0) == len(text)  # before it is compressed
             data = sender.data_to_send()
             sizes.append(len(data))
             assert fed(receiver, data) == [Message(text, len(text))]

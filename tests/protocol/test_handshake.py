@@ -713,6 +713,50 @@ def test_accept_and_reject_need_a_request() -> None:
     handshake.accept()
 
 
+def answered(answer: Callable[[ServerHandshake], object]) -> ServerHandshake:
+    """Return a handshake that has answered a request."""
+    handshake = serve(request())
+    assert handshake.is_pending
+    answer(handshake)
+    return handshake
+
+
+def asked(data: bytes) -> ServerHandshake:
+    """Return a handshake that takes other requests too, and has received one."""
+    handshake = ServerHandshake(PLAIN, now=0.0, http=True)
+    handshake.receive_data(data, 0.0)
+    return handshake
+
+
+@pytest.mark.parametrize(
+    ("make", "is_pending"),
+    [
+        (lambda: serve(b""), False),
+        (lambda: serve(request()[:-1]), False),
+        (lambda: serve(request()), True),
+        (lambda: serve(request(line="POST /ws HTTP/1.1")), False),
+        (lambda: asked(request()), True),
+        (lambda: asked(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"), True),
+        (lambda: asked(b"GET / HTTP/1.1\r\n\r\n"), False),
+        (lambda: answered(ServerHandshake.accept), False),
+        (lambda: answered(lambda handshake: handshake.respond(Response(403))), False),
+        (lambda: answered(lambda handshake: handshake.receive_eof(0.0)), False),
+        (lambda: answered(expire), False),
+    ],
+)
+def test_an_answer_is_pending_from_the_end_of_a_valid_request_on_and_can_be_given_just_then(
+    make: Callable[[], ServerHandshake], is_pending: bool
+) -> None:
+    handshake = make()
+    assert handshake.is_pending is is_pending
+    if is_pending:
+        handshake.respond(Response(403))
+        assert not handshake.is_pending
+    else:
+        with pytest.raises(LocalProtocolError, match="there is no request to answer"):
+            handshake.respond(Response(403))
+
+
 def test_accept_and_reject_work_once() -> None:
     handshake = serve(request())
     handshake.accept()
@@ -932,6 +976,21 @@ def test_a_request_for_something_else_can_be_answered(data: bytes) -> None:
     assert handshake.transport is Transport.SEND_EOF
     with pytest.raises(LocalProtocolError, match="no request to answer"):
         handshake.respond(Response(200))
+
+
+def test_what_follows_a_request_for_something_else_is_its_body_and_not_kept() -> None:
+    handshake = ServerHandshake(PLAIN, now=0.0, http=True)
+    handshake.receive_data(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\n", 0.0)
+    tracemalloc.start()
+    try:
+        for _ in range(1000):
+            handshake.receive_data(b"x" * 1000, 0.0)
+        assert tracemalloc.get_traced_memory()[0] < 10_000
+    finally:
+        tracemalloc.stop()
+    assert handshake.is_pending
+    handshake.respond(Response(200))
+    assert take_apart(handshake.data_to_send()).status == 200
 
 
 def test_without_being_asked_for_such_requests_are_refused() -> None:

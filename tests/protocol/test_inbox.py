@@ -22,6 +22,7 @@ def test_an_empty_inbox_has_nothing_to_give() -> None:
     assert inbox.get_message() is None
     assert inbox.get_frame() is None
     assert (inbox.messages, inbox.full, inbox.low) == (0, False, True)
+    assert (inbox.size, inbox.is_unfinished) == (0, False)
 
 
 def test_messages_come_out_in_order_with_their_types() -> None:
@@ -58,6 +59,49 @@ def test_the_rest_of_a_message_begun_frame_by_frame_is_dropped_before_the_next_m
     inbox.put(frame(b"next"))
     assert inbox.get_message() == b"next"
     assert (inbox.messages, inbox.full, inbox.low) == (0, False, True)
+
+
+def test_a_message_has_its_size_in_bytes_once_it_is_whole() -> None:
+    inbox = make()
+    assert [inbox.put(frame(data)) for data in ("é", b"abc", "", b"")] == [2, 3, 0, 0]
+    fragments: list[tuple[str | bytes, bool]] = [("é", False), ("", False), ("a", True), (b"", False), (b"x", True)]
+    assert [inbox.put(frame(data, final=final)) for data, final in fragments] == [None, None, 3, None, 1]
+
+
+def test_the_size_of_a_message_counts_its_frames_that_were_taken_before_it_was_whole() -> None:
+    inbox = make()
+    for data in (b"a", b"bb"):
+        assert inbox.put(frame(data, final=False)) is None
+        assert inbox.get_frame() is not None
+    assert inbox.put(frame(b"cccc", final=False)) is None
+    assert inbox.get_message() is None  # which drops what was not taken
+    assert inbox.put(frame(b"dddddddd")) == 15
+    assert inbox.put(frame(b"next")) == 4
+
+
+def test_a_message_is_unfinished_until_its_last_frame_is_put_whatever_was_taken() -> None:
+    inbox = make()
+    seen = []
+    for data, final in ((b"whole", True), (b"", False), (b"a", False), (b"", True), (b"b", False)):
+        inbox.put(frame(data, final=final))
+        seen.append(inbox.is_unfinished)
+    assert seen == [False, True, True, False, True]
+    while inbox.get_frame() is not None:
+        assert inbox.is_unfinished
+
+
+def test_the_size_is_that_of_all_that_waits_whole_or_not() -> None:
+    inbox = make()
+    sizes = []
+    for data, final in (("é", True), (b"abc", False), (b"d", False), (b"e", True), (b"fg", False)):
+        inbox.put(frame(data, final=final))
+        sizes.append(inbox.size)
+    assert sizes == [2, 5, 6, 7, 9]
+    assert inbox.get_message() == "é"
+    sizes = [inbox.size]
+    while inbox.get_frame() is not None:
+        sizes.append(inbox.size)
+    assert sizes == [7, 4, 3, 2, 0]
 
 
 def test_full_at_either_limit_and_low_at_half_of_both() -> None:
@@ -170,6 +214,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
         self.model: list[list[Message]] = []
         self.within = False
         self.open: str | bytes | None = None  # of the type of the message that is not finished
+        self.put_size = 0  # of that message
 
     def whole(self) -> list[list[Message]]:
         return self.model[:-1] if self.open is not None else self.model
@@ -181,9 +226,11 @@ class InboxAgainstModel(RuleBasedStateMachine):
         data: str | bytes = "é" * size if is_text else b"x" * size
         if first:
             self.model.append([])
+            self.put_size = 0
         self.model[-1].append(frame(data, final=final))
         self.open = None if final else data
-        self.inbox.put(frame(data, final=final))
+        self.put_size += len(data) * (2 if is_text else 1)
+        assert self.inbox.put(frame(data, final=final)) == (self.put_size if final else None)
 
     @rule()
     def get_frame(self) -> None:
@@ -228,6 +275,8 @@ class InboxAgainstModel(RuleBasedStateMachine):
             counted = self.model  # the application takes the message that is not finished, frame by frame
         size = sum(part.size for message in counted for part in message)
         assert self.inbox.messages == count
+        assert self.inbox.size == sum(part.size for message in self.model for part in message)
+        assert self.inbox.is_unfinished is (self.open is not None)
         assert self.inbox.full is (count >= 4 or size >= 16)
         assert self.inbox.low is (count <= 2 and size <= 8)
         assert not (self.inbox.full and self.inbox.low)

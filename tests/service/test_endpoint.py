@@ -295,7 +295,7 @@ def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
     assert house.endpoint.tally.refused == {reason: 1}
     (line,) = [record for record in records if record.__dict__["type"] == "upgrade_refused"]
     assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
-    assert line.__dict__["remote_address"] == PEER
+    assert (line.__dict__["remote_address"], line.__dict__["client_ip"]) == (PEER, "192.0.2.1")
     # It gets through to the client as it is.
     client = ClientHandshake(parse_uri("ws://example.org/ws"), now=0.0)
     server = ServerHandshake(now=0.0)
@@ -324,16 +324,69 @@ def test_a_failed_authentication_is_told_with_its_details_and_answered_without()
     assert kinds(records) == ["auth_failed", "upgrade_refused"]
     assert records[0].__dict__["remote_address"] == PEER
     assert (records[0].__dict__["reason"], records[0].__dict__["detail"]) == ("invalid", "of what is wrong")
-    assert response.headers.get("WWW-Authenticate") == "Bearer"
     assert json.loads(response.body) == {"error": "invalid token"}
 
 
-@pytest.mark.xfail(reason="details are printed as they are")
+@pytest.mark.parametrize(
+    ("failure", "challenge"),
+    [
+        (AuthFailure.MISSING, "Bearer"),
+        (AuthFailure.INVALID, 'Bearer error="invalid_token"'),
+        (AuthFailure.EXPIRED, 'Bearer error="invalid_token"'),
+    ],
+)
+def test_a_client_is_told_whether_a_token_is_missing_or_no_good(failure: AuthFailure, challenge: str) -> None:
+    response = fail(AuthenticationError(failure, "of what is wrong"), House())
+    assert response.headers.get_all("WWW-Authenticate") == [challenge]
+
+
+def test_lines_of_a_refusal_say_from_behind_which_proxy_it_was_asked_for() -> None:
+    endpoint: Endpoint[str] = Endpoint(proxies=TrustedProxies(["192.0.2.0/24"]))
+    with logged() as records:
+        visitor = visitor_of(endpoint, upgrade("/ws", ("X-Forwarded-For", "198.51.100.7")))
+        endpoint.refuse_for(AuthenticationError(AuthFailure.EXPIRED), visitor)
+        endpoint.refuse_for(KeysUnavailable(), visitor)
+        endpoint.on_refusal(refusal(402, "pay first"), visitor)
+        endpoint.is_draining = True
+        endpoint.admit(visitor, None, "c1", now=0.0, wall_now=WALL)
+    assert kinds(records) == ["auth_failed"] + ["upgrade_refused"] * 4
+    for record in records:
+        assert (record.__dict__["remote_address"], record.__dict__["client_ip"]) == (PEER, "198.51.100.7")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        AdmissionConfig(max_connections=1),
+        AdmissionConfig(max_connections_per_user=1),
+        AdmissionConfig(max_connections_per_ip=1),
+        AdmissionConfig(per_user=upgrades(1)),
+        AdmissionConfig(per_ip=upgrades(1)),
+    ],
+)
+def test_a_user_that_is_refused_by_a_cap_or_a_rate_is_named(config: AdmissionConfig) -> None:
+    house = House(config)
+    with logged() as records:
+        come_twice(house)
+    assert [(*kinds(records), record.__dict__["user_id"]) for record in records] == [("upgrade_refused", "ada")]
+
+
+@pytest.mark.parametrize("come", [come_from_elsewhere, come_to_a_drain, partial(fail, KeysUnavailable())])
+def test_a_visitor_that_is_refused_before_it_is_known_who_that_is_has_no_name(
+    come: Callable[[House], Response],
+) -> None:
+    with logged() as records:
+        come(House())
+    assert [record.__dict__["user_id"] for record in records] == [None]
+
+
 def test_the_details_of_a_failed_authentication_are_told_without_the_token() -> None:
     endpoint: Endpoint[str] = Endpoint()
     visitor = visitor_of(endpoint, upgrade(f"/ws?token={TOKEN}"))
     with logged() as records:
         endpoint.refuse_for(AuthenticationError(AuthFailure.INVALID, f"cannot read {TOKEN}"), visitor)
+    assert kinds(records) == ["auth_failed", "upgrade_refused"]
+    assert records[0].__dict__["detail"] == "cannot read ***"
     assert not [record for record in records if TOKEN in printed(record)]
 
 
@@ -397,6 +450,8 @@ def test_what_a_handshake_refuses_by_itself_is_counted_too(
     assert endpoint.tally.refused == {reason: 1}
     (line,) = records
     assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
+    assert line.__dict__["remote_address"] == PEER
+    assert "client_ip" not in line.__dict__
 
 
 @pytest.mark.parametrize(
@@ -534,6 +589,7 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
     )
     house = House(config)
     endpoint = house.endpoint
+    visitor = Visitor(upgrade(f"/ws?token={TOKEN}"), PEER, "192.0.2.1", TOKEN)
     inside: list[Session] = []
     statuses: Counter[int] = Counter()
     came = 0
@@ -549,12 +605,12 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
             elif step[0] == "leave" and inside:
                 endpoint.leave(inside.pop(step[1] % len(inside)))
             elif step[0] == "fail":
-                answer = endpoint.refuse_for(step[1], Visitor(upgrade(), PEER, "192.0.2.1", TOKEN))
+                answer = endpoint.refuse_for(step[1], visitor)
             elif step[0] == "origin":
                 answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
             elif step[0] == "application":
                 answer = refusal(402, "pay first")
-                endpoint.on_refusal(answer, Visitor(upgrade(), PEER, "192.0.2.1", None))
+                endpoint.on_refusal(answer, visitor)
             elif step[0] == "handshake":
                 answer = answered_by_the_handshake(b"GET /other HTTP/1.1\r\n" + HEAD)
                 endpoint.on_handshake_response(answer, PEER)

@@ -37,8 +37,8 @@ def whole(parts: Sequence[str | bytes]) -> str | bytes:
     return message
 
 
-def screen_of(*judges: Judge) -> Screen:
-    screen = Screen()
+def screen_of(*judges: Judge, within: bool = False) -> Screen:
+    screen = Screen(within=within)
     screen.judges += judges
     return screen
 
@@ -177,6 +177,19 @@ def test_what_is_held_when_the_connection_ends_is_of_no_message_and_is_not_passe
     assert passed(screen, *frames) == frames[:1]
 
 
+@pytest.mark.parametrize("parts", [["mi", "ne"], ["", "mi", "", "ne", ""], [b"mi", b"ne"], [b"", b"mine", b""]])
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_of_a_message_that_the_application_has_in_part_it_gets_the_rest(parts: Parts, is_taken: bool) -> None:
+    judge = Recorder(lambda _: is_taken)
+    screen = screen_of(judge, within=True)
+    rest = fragments(parts)
+    assert [screen.pass_on(frame) for frame in rest] == [[frame] for frame in rest]
+    assert judge.seen == []
+    following = [*fragments(["mi", "ne"]), *fragments([b"mine"])]
+    assert passed(screen, *following) == ([] if is_taken else following)
+    assert judge.seen == ["mine", b"mine"]
+
+
 parts = st.lists(st.text(max_size=5), min_size=1, max_size=4) | st.lists(st.binary(max_size=5), min_size=1, max_size=4)
 verdicts = st.lists(st.booleans(), max_size=3)
 
@@ -239,6 +252,26 @@ def test_how_a_text_is_fragmented_does_not_change_what_is_said_of_it(
     seen_too, kept_too = run(other_way for _, _, other_way in texts)
     assert seen == seen_too
     assert kept == kept_too == [text for text, _, _ in texts if not any(text in some for some in wanted)]
+
+
+@SETTINGS
+@given(st.lists(parts, max_size=5), st.integers(0, 20))
+def test_a_screen_that_comes_at_any_time_shows_what_begins_from_then_on_and_loses_nothing(
+    messages: list[Parts], before: int
+) -> None:
+    judge = Recorder()
+    inbox, screen = Inbox(QueueConfig()), Screen()
+    begun = at = 0
+    for message in messages:
+        begun += at < before
+        for frame in fragments(message):
+            if at == before:
+                screen = screen_of(judge, within=inbox.is_unfinished)
+            for passed_on in screen.pass_on(frame) if at >= before else [frame]:
+                inbox.put(passed_on)
+            at += 1
+    assert judge.seen == [whole(some) if isinstance(some[0], str) else some[0] for some in messages[begun:]]
+    assert list(iter(inbox.get_message, None)) == [whole(message) for message in messages]
 
 
 @SETTINGS

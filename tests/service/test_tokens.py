@@ -121,6 +121,23 @@ def test_secrets_are_all_credentials_in_all_their_forms() -> None:
     assert secrets_of(request) == ("one", "dXNlcjpwYXNz", "naked", "two", "a%2Eb", "a.b", "c.d")
 
 
+@pytest.mark.parametrize(
+    ("target", "headers"),
+    [
+        ("/ws?" + "&".join(f"token=secret{number}" for number in range(360)), []),
+        ("/ws?" + "&".join(f"token=secret%{number}" for number in range(10, 100)), []),
+        ("/ws", [("Authorization", f"Bearer secret{number}") for number in range(90)]),
+    ],
+)
+def test_of_ever_so_many_credentials_the_first_16_are_secrets(target: str, headers: list[tuple[str, str]]) -> None:
+    request = upgrade(target, *headers)
+    secrets = secrets_of(request)
+    assert len(secrets) == 16
+    assert token_of(request) in secrets
+    redacted = redact(printed(request), secrets)
+    assert [secret for secret in secrets if secret in redacted] == []
+
+
 def test_a_request_without_credentials_has_no_secrets() -> None:
     assert secrets_of(upgrade("/ws?token=&a=b", ("Authorization", ""), ("Sec-WebSocket-Protocol", "bearer"))) == ()
 
@@ -136,9 +153,31 @@ def test_what_is_too_short_for_a_secret_is_left_alone() -> None:
     assert redact("the cats", ["cats"]) == "the ***"
 
 
-def test_a_secret_that_comes_about_by_blotting_out_another_one_is_blotted_out_too() -> None:
-    assert redact("a12345b", ["12345", "a***b"]) == "***"
-    assert redact("*****", ["****"]) == "***"
+def test_a_text_in_which_blotting_out_makes_up_another_secret_is_blotted_out_whole() -> None:
+    assert redact("left a12345b right", ["12345", "a***b"]) == "***"
+    assert redact("left ***** right", ["****"]) == "***"
+
+
+def test_secrets_that_make_each_other_up_ever_again_are_blotted_out_at_once() -> None:
+    tokens = ["1234", "a***b", *(f"other{number}" for number in range(358))]
+    secrets = secrets_of(upgrade("/ws?" + "&".join(f"token={token}" for token in tokens)))
+    assert len(secrets) == 16
+    assert redact("a" * 5000 + "1234" + "b" * 5000, secrets) == "***"
+
+
+@pytest.mark.parametrize(
+    "secret", ["tab\there", "back\\slash", "line\nend", "it's", 'say "it\'s"', "caf\xe9\x00", "\ud800abc"]
+)
+def test_a_secret_is_found_as_repr_writes_it_too(secret: str) -> None:
+    assert redact(f"cannot read {secret!r}", [secret]) in ("cannot read '***'", 'cannot read "***"')
+    assert redact(f"cannot read {secret} or {[secret]}", [secret]) in (
+        "cannot read *** or ['***']",
+        'cannot read *** or ["***"]',
+    )
+
+
+def test_what_is_too_short_for_a_secret_is_left_alone_as_repr_writes_it_too() -> None:
+    assert redact("a string ends with \\x00", ["\x00"]) == "a string ends with \\x00"
 
 
 @SETTINGS
@@ -148,9 +187,11 @@ def test_a_secret_that_comes_about_by_blotting_out_another_one_is_blotted_out_to
     st.data(),
 )
 def test_no_secret_survives_redaction(texts: list[str], secrets: list[str], data: st.DataObject) -> None:
-    text = "".join(data.draw(st.permutations(texts + secrets)))
+    reprs = [repr(secret)[1:-1] for secret in secrets if len(secret) >= 4]
+    text = "".join(data.draw(st.permutations(texts + secrets + reprs)))
     redacted = redact(text, secrets)
     assert [secret for secret in secrets if len(secret) >= 4 and secret in redacted] == []
+    assert [form for form in reprs if form in redacted] == []
     assert len(redacted) <= len(text)
 
 
