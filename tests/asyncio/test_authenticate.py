@@ -256,6 +256,30 @@ def test_it_is_cancelled_when_the_server_closes(run: Run) -> None:
     run(main())
 
 
+def test_whoever_was_not_let_in_before_a_drain_is_refused(run: Run) -> None:
+    async def main() -> None:
+        authenticate = Slow()
+        async with serve(Arrivals(), "127.0.0.1", 0, authenticate=authenticate) as server:
+            authenticate.verdict.set()
+            client = await opened(server, token=TOKEN)
+            (ws,) = server.connections
+            authenticate.asked.clear()
+            authenticate.verdict.clear()
+            waiting = asyncio.ensure_future(refused(server, token=TOKEN))
+            await authenticate.asked.wait()
+            with ws.busy():
+                draining = asyncio.ensure_future(server.drain(window=0, grace=60))
+                while not server.is_draining:
+                    await asyncio.sleep(0)
+                authenticate.verdict.set()
+                got = await waiting
+                assert (got.status, got.error, got.retry_after) == (503, "the server is shutting down", 10)
+            await draining
+            await client.wait_closed()
+
+    run(main())
+
+
 def test_messages_that_come_before_the_verdict_are_kept_up_to_a_bound(run: Run) -> None:
     async def main() -> None:
         collector = Collector()

@@ -104,6 +104,7 @@ CASES = {
     "403": Case(403, "this origin is not allowed", headers=(("Origin", "https://evil.example.org"),)),
     "404": Case(404, "there is no WebSocket at this path", {"path": "/"}, "/elsewhere"),
     "405": Case(405, "the method is PUT; a WebSocket opens with GET", method="PUT", answers={"Allow": "GET"}),
+    "414": Case(414, "the request target is longer than 8192 bytes", path="/?" + "x" * 8191),
     "426": Case(426, "Sec-WebSocket-Version must be 13", headers=(("Sec-WebSocket-Version", "12"),), answers=VERSION),
     "429": Case(429, "too many connections from this address", {"admission": ONE_EACH}, answers={"Retry-After": "7"}),
     "431": Case(431, "a header is longer than 8192 bytes", headers=(("X-Long", "x" * 8190),)),

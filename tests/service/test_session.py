@@ -447,7 +447,7 @@ def test_a_fresh_token_may_expire_sooner_than_the_one_before() -> None:
         (253402300798.0, 253402300798000),
         (1700000100.0019999, 1700000100002),
         (1700000100, 1700000100000),
-        (-1e12, -(10**15)),
+        (-1e12, -253402300799000),
     ],
 )
 def test_an_expiry_is_told_in_whole_milliseconds_and_never_beyond_the_year_9999(expires_at: float, told: int) -> None:
@@ -457,12 +457,17 @@ def test_an_expiry_is_told_in_whole_milliseconds_and_never_beyond_the_year_9999(
     assert read(session.renewed(fresh, "7", 1.0, WALL + 1.0))["payload"] == {"expiresAt": told}
 
 
-@pytest.mark.xfail(reason="only times in the future have a bound", raises=OverflowError)
 def test_a_token_that_expired_as_early_as_a_principal_may_is_answered() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
     begin(session)
     never = Principal(subject="ada", expires_at=-float_info.max)
     assert read(session.renewed(never, "7", 1.0, WALL + 1.0))["type"] == "response"
+
+
+def test_a_token_that_is_longer_than_a_header_may_be_is_not_verified() -> None:
+    session = session_of(reauthenticate=True)
+    assert error_of(say(session, auth({"token": "x" * 8193}, "7"))) == ("7", "auth_failed", "invalid")
+    assert isinstance(say(session, auth({"token": "x" * 8192}, "8")), Renew)
 
 
 def test_a_fresh_token_can_change_the_tier() -> None:
@@ -629,7 +634,6 @@ def test_a_fresh_token_that_is_read_and_verified_at_once_saves_a_connection_howe
     assert session.next_timeout() == 2000.0
 
 
-@pytest.mark.xfail(reason="the 10 s begin with the expiry, of which a timer that is later than that leaves none")
 def test_a_token_that_came_in_time_may_be_verified_however_late_the_timer_was() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
     assert session.handle_timeout(1000.0) is None
@@ -641,9 +645,9 @@ def test_a_fresh_token_may_be_verified_until_10_seconds_after_the_expiry_of_the_
     session = session_of(expiring(10.0), reauthenticate=True)
     begin(session, now=9.0)
     assert expire(session, 10.0) is None
-    assert session.next_timeout() == 20.0
+    assert session.next_timeout() == pytest.approx(20.0 + READ_GRACE)
     assert session.handle_timeout(19.9) is None
-    assert expire(session, 20.0) == EXPIRED
+    assert expire(session, 20.0 + READ_GRACE) == EXPIRED
     assert session.next_timeout() is None
 
 
@@ -673,7 +677,7 @@ def test_one_bad_token_after_the_other_does_not_keep_a_connection_open() -> None
     session.not_renewed(AuthenticationError(AuthFailure.INVALID), "1", WALL + 19.0)
     begin(session, now=19.0)
     assert expire(session, 19.0) is None
-    assert session.next_timeout() == 20.0
+    assert session.next_timeout() == pytest.approx(20.0 + READ_GRACE)
     session.not_renewed(AuthenticationError(AuthFailure.INVALID), "1", WALL + 21.0)
     begin(session, now=21.0)
     assert expire(session, 21.0) == EXPIRED

@@ -117,9 +117,9 @@ class Endpoint(Generic[C]):
 
         The caller gives the session's connection to `enter` before anything else happens here.
         """
-        if self.is_draining:
-            return self._refuse(Refused.DRAINING, visitor)
         user, tier = (None, None) if principal is None else (principal.subject, principal.tier)
+        if self.is_draining:
+            return self._refuse(Refused.DRAINING, visitor, user=user)
         ip = None if visitor.ip is None else network_key(visitor.ip)
         refused = self._admission.check(user=user, tier=tier, ip=ip, registry=self.connections, now=now)
         if refused is not None:

@@ -25,6 +25,8 @@ _VERIFYING = 10.0
 """Seconds that a token may be verified for while the one before has expired."""
 _RENEWALS = RateLimit(5, 60)
 """How often one connection may bring a token: each is verified, and a bad one is a line in the log."""
+_MAX_TOKEN = 8 * 1024
+"""Characters of a token, as many as a header may have."""
 _MAX_PARSED = 64 * 1024
 """Characters of a message that is looked into before it may cost anything."""
 
@@ -86,6 +88,10 @@ class Session:
         self._renewals = TokenBucket(_RENEWALS, now=now)
         self._violations = 0
         self._deadlines: Deadlines[str] = Deadlines()
+        self._expires_at: float | None = None
+        """When the token will have expired, on the monotonic clock."""
+        self._verify_until: float | None = None
+        """When not to wait any more for a fresh one that is being verified; None before the token has expired."""
         self._set_principal(principal, now, wall_now)
 
     @property
@@ -114,7 +120,7 @@ class Session:
         self._renewing = False
         self._set_principal(principal, now, wall_now)
         self.log.auth_renewed()
-        expires_at = None if principal.expires_at is None else round(min(principal.expires_at, _FAR) * 1000)
+        expires_at = None if principal.expires_at is None else round(max(-_FAR, min(principal.expires_at, _FAR)) * 1000)
         return Reply(encode_envelope("response", request_id, {"expiresAt": expires_at}, wall_now))
 
     def not_renewed(self, error: Exception, request_id: str | None, wall_now: float) -> Reply:
@@ -139,9 +145,12 @@ class Session:
         """
         if not self._deadlines.handle_timeout(now):
             return None
-        if self._renewing and self._expires_at is not None and now < self._expires_at + _VERIFYING:
-            self._deadlines.set("token", self._expires_at + _VERIFYING)
-            return None
+        if self._renewing:
+            if self._verify_until is None:
+                self._verify_until = now + _VERIFYING
+            if now < self._verify_until:
+                self._deadlines.set("token", self._verify_until)
+                return None
         return End(Cause.AUTH_EXPIRED, "token expired")
 
     def on_event(self, event: Event, stats: ConnectionStats) -> None:
@@ -158,8 +167,7 @@ class Session:
         self.principal = principal
         """Who the connection belongs to."""
         valid_until = None if principal is None else principal.valid_until
-        self._expires_at: float | None = None
-        """When the token will have expired, on the monotonic clock."""
+        self._expires_at = self._verify_until = None
         self._deadlines.clear("token")
         if valid_until is not None:
             self._expires_at = now + min(valid_until - wall_now, _FOREVER)
@@ -187,6 +195,8 @@ class Session:
         token = payload.get("token") if isinstance(payload, dict) else None
         if not (isinstance(token, str) and token):
             return self._failed(AuthenticationError(AuthFailure.MISSING), request_id, wall_now)
+        if len(token) > _MAX_TOKEN:
+            return self._failed(AuthenticationError(AuthFailure.INVALID, "too long"), request_id, wall_now)
         self.log.keep_out(token)
         if self._renewing:
             return Reply(error_reply(request_id, "auth_busy", "another token is being verified", wall_now))

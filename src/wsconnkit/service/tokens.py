@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
@@ -33,7 +32,8 @@ def secrets_of(request: UpgradeRequest) -> tuple[str, ...]:
 
     At most 16 of them: whoever sends more has none to lose, and every line would be searched for all.
     """
-    found = [credentials for _, credentials in _authorizations(request)]
+    found = [token_of(request) or ""]
+    found += [credentials for _, credentials in _authorizations(request)]
     found += _offered(request)
     for value in _query_values(request):
         found += [value, unquote(value)]
@@ -46,10 +46,8 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     Those of less than 4 characters are left alone.
     """
     hidden = {form for secret in secrets for form in (secret, repr(secret)[1:-1]) if len(secret) >= _SHORTEST_SECRET}
-    if not hidden:
-        return text
-    longest_first = sorted(hidden, key=len, reverse=True)
-    text = re.sub("|".join(map(re.escape, longest_first)), _REDACTED, text)
+    for secret in sorted(hidden, key=len, reverse=True):
+        text = text.replace(secret, _REDACTED)
     # What was left on both sides of a secret can make up another one.
     return _REDACTED if any(secret in text for secret in hidden) else text
 
