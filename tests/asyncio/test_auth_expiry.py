@@ -320,9 +320,9 @@ def test_a_fresh_token_that_came_in_time_is_waited_for(
                 await asyncio.sleep(600)
                 await client.close()
             else:
-                with pytest.raises(ConnectionClosed, match="token expired"):
+                with pytest.raises(RequestError, match="auth_unavailable"):
                     await renewing
-                assert virtual_loop.time() - start == pytest.approx(70, abs=5)
+                assert virtual_loop.time() - start == pytest.approx(69, abs=1)
                 await asyncio.gather(client.wait_closed(), ws.wait_closed())
                 assert_expired(info(ws), Initiator.LOCAL)
                 await asyncio.sleep(0)
@@ -437,6 +437,7 @@ def test_the_answer_to_a_fresh_token_reaches_a_client_that_reads_late(run_virtua
     async def flood(ws: Connection) -> None:
         while ws.principal is not None and "fresh" not in ws.principal.claims:
             await ws.send("x" * 10_000)
+        await asyncio.sleep(1)
 
     async def main() -> None:
         async with serve(flood, "127.0.0.1", 0, authenticate=by_secret(), reauthenticate=True) as server:

@@ -192,3 +192,14 @@ def test_whatever_is_parsed_consists_of_tokens(value: str) -> None:
 def test_long_nonsense_takes_no_more_than_linear_time(value: str) -> None:
     # With backtracking that multiplies, this would not end within the life of the test run.
     assert parse_extensions(value) in (None, [])
+
+
+def test_a_response_takes_headers_in_any_form() -> None:
+    pairs = [("A", "1"), ("B", "2")]
+    for headers in (Headers(pairs), pairs, dict(pairs)):
+        assert list(Response(200, headers).headers) == pairs  # type: ignore[arg-type]
+
+
+def test_the_body_of_a_response_must_be_bytes() -> None:
+    with pytest.raises(TypeError, match="body is of type str; it must be bytes"):
+        Response(200, body="text")  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from wsconnkit.service.keys import FETCHES, KeyCache
+from wsconnkit.service.keys import FETCH_WINDOW, MAX_FETCHES, KeyCache
 from wsconnkit.service.principal import KeysNeeded, KeysUnavailable
 
 LIFESPAN = 300.0
@@ -125,11 +125,10 @@ def test_a_clock_that_goes_back_makes_no_keys_old() -> None:
 
 def test_there_are_at_most_5_fetches_a_minute() -> None:
     cache: KeyCache[Key] = KeyCache(LIFESPAN)
-    assert (FETCHES.count, FETCHES.period) == (5, 60)
-    assert [cache.begin_fetch(1000.0) for _ in range(6)] == [True] * 5 + [False]
-    assert not cache.begin_fetch(1011.0)
-    assert cache.begin_fetch(1012.0)
-    assert not cache.begin_fetch(1012.0)
+    assert (MAX_FETCHES, FETCH_WINDOW) == (5, 60)
+    assert [cache.begin_fetch(at) for at in (1000.0, 1000.0, 1010.0, 1020.0, 1030.0, 1059.9)] == [True] * 5 + [False]
+    assert [cache.begin_fetch(at) for at in (1060.0, 1060.0, 1069.9)] == [True, True, False]
+    assert [cache.begin_fetch(at) for at in (1070.0, 1079.9)] == [True, False]
 
 
 def test_a_fetch_that_may_not_begin_changes_nothing() -> None:

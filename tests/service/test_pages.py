@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsconnkit.protocol.handshake import HTTPRequest, ServerHandshake
 from wsconnkit.protocol.http import Response
 from wsconnkit.service.endpoint import Endpoint
-from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, answer_page, no_page
+from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, answer_page, check_response, no_page
 
 SETTINGS = settings(deadline=None)
 
@@ -183,3 +183,9 @@ def test_every_request_that_is_no_upgrade_has_an_answer_that_can_be_sent(
     handshake.respond(answer)
     assert handshake.response is answer
     assert endpoint.tally.refused == {}
+
+
+def test_what_the_application_returns_must_be_a_response() -> None:
+    check_response(Response(200))
+    with pytest.raises(TypeError, match="http returned str; it must be a Response or None"):
+        check_response("text")

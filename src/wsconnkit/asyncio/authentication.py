@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.protocol.http import Response
+from wsconnkit.service.keys import MAX_WAIT
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import TokenVerifier
 
@@ -52,7 +53,7 @@ class Authentication:
             self._fetching = self._loop.create_task(self._fetch(verifier))
         if self._fetching is not None:
             # One for all who need them, whoever of them gives up.
-            await asyncio.wait({self._fetching})
+            await asyncio.wait({self._fetching}, timeout=MAX_WAIT)
         return verifier.verify(token, self._loop.time(), waited=True)
 
     async def _fetch(self, verifier: TokenVerifier) -> None:

@@ -171,21 +171,22 @@ class Connection:
         self._calls += 1
         if self._calls % _TURN == 0:
             await asyncio.sleep(0)  # a peer that reads as fast as we send must not keep the loop for itself
-        pump = self._pump
-        if not pump.is_ready_to_send:
-            await pump.wait_until_ready()
-        size = self._core.send(message, self._loop.time())
-        if self._on_sent_size is not None:
-            self._on_sent_size(size)
-        pump.flush_soon()
+        if not self._pump.is_ready_to_send:
+            await self._pump.wait_until_ready()
+        self._send(message)
 
     def send_if_ready(self, message: str) -> bool:
         """Send a message if that needs no waiting, and tell whether it was sent."""
-        if not self._pump.is_ready_to_send:
-            return False
-        self._core.send(message, self._loop.time())
+        if self._pump.is_ready_to_send:
+            self._send(message)
+            return True
+        return False
+
+    def _send(self, message: str | bytes | bytearray | memoryview) -> None:
+        size = self._core.send(message, self._loop.time())
+        if self._on_sent_size is not None:
+            self._on_sent_size(size)
         self._pump.flush_soon()
-        return True
 
     async def request(self, payload: Any, timeout: float | None = 30.0) -> Any:
         """Send a request and return the payload of its answer; any number may be under way.

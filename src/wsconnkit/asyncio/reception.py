@@ -17,7 +17,7 @@ from wsconnkit.protocol.handshake import HTTPRequest, ServerHandshake, UpgradeRe
 from wsconnkit.protocol.http import Response
 from wsconnkit.service.endpoint import Endpoint, Visitor
 from wsconnkit.service.log import log_server_error
-from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, no_page
+from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, check_response, no_page
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.session import Session
 
@@ -98,8 +98,7 @@ class _Guest:
             return  # a failed TLS handshake never gives one, and after the end there is none
         self._on_arrival(self)
         if self._handshake.response is not None:
-            if self.deciding is not None and not self._is_answered:
-                self.deciding.cancel()  # it took too long
+            self._on_response(self._handshake.response)
         elif self.deciding is not None:
             pass
         elif self._handshake.http_request is not None:
@@ -111,8 +110,14 @@ class _Guest:
         self._on_departure(self)
         if self.deciding is not None and not self._is_answered:
             self.deciding.cancel()
-        if self._handshake.response is not None and not self._is_answered:
-            self._rules.endpoint.on_handshake_response(self._handshake.response, opening.remote_address)
+
+    def _on_response(self, response: Response) -> None:
+        """Take note of a response, which may be the handshake's own: to nonsense, or because we took too long."""
+        if not self._is_answered:
+            self._is_answered = True
+            if self.deciding is not None:
+                self.deciding.cancel()
+            self._rules.endpoint.on_handshake_response(response, self.opening.remote_address)
 
     def _receive(self, request: UpgradeRequest) -> None:
         rules = self._rules
@@ -134,8 +139,8 @@ class _Guest:
     ) -> None:
         try:
             answer = await authentication(visitor.token, visitor.request)
-        except Exception as error:
-            if self._handshake.is_pending:
+        except (Exception, asyncio.CancelledError) as error:
+            if self._handshake.is_pending:  # else it is we who have cancelled it
                 self._respond(self._rules.endpoint.refuse_for(error, visitor))
         else:
             # It is not when the client has left meanwhile, or our cancellation was not heeded.
@@ -154,7 +159,10 @@ class _Guest:
                 response = await rules.http(request)
             if response is None:
                 response = NO_WEBSOCKET if rules.on_connection is None else no_page(request, rules.path)
-        except Exception as error:
+            check_response(response)
+        except (Exception, asyncio.CancelledError) as error:
+            if not self._handshake.is_pending:
+                return  # it is we who have cancelled it
             log_server_error("http_error", error)
             response = INTERNAL_ERROR
         if self._handshake.is_pending:

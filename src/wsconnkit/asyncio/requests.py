@@ -36,7 +36,7 @@ class Requests:
             is_sent = self._connection.send_if_ready(text) or await self._send(text, answer)
             return await answer
         except (asyncio.CancelledError, RequestTimeout):
-            if is_sent:
+            if is_sent and kind == "request":
                 self._connection.send_if_ready(self.pending.cancel_text(request_id, time.time()))
             raise
         finally:

@@ -75,7 +75,9 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
         self._path = path
         self._authenticate = authenticate
         # Browsers want one of the subprotocols that they offer back, and the token must not be it.
-        self._subprotocols = check_subprotocols(subprotocols) + ((BEARER,) if authenticate else ())
+        self._subprotocols = check_subprotocols(subprotocols)
+        if authenticate is not None and BEARER not in self._subprotocols:
+            self._subprotocols += (BEARER,)
         self._http = http
         self._endpoints = endpoints
         self._metrics = metrics

@@ -97,8 +97,14 @@ def is_token(value: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """A complete HTTP response."""
+    """A complete HTTP response. Raises TypeError for a body that is no bytes."""
 
     status: int
     headers: Headers = field(default_factory=Headers)
     body: bytes = b""
+
+    def __post_init__(self) -> None:
+        body: object = self.body
+        if not isinstance(body, bytes):
+            raise TypeError(f"body is of type {type(body).__name__}; it must be bytes")
+        object.__setattr__(self, "headers", Headers(self.headers))

@@ -100,7 +100,7 @@ class Endpoint(Generic[C]):
         """Take the response with which the application's own authentication refuses a visitor."""
         self._refused(response, Refused.APPLICATION, visitor.who)
 
-    def refuse_for(self, error: Exception, visitor: Visitor) -> Response:
+    def refuse_for(self, error: BaseException, visitor: Visitor) -> Response:
         """Return the response to a visitor whose authentication raised `error`."""
         if isinstance(error, AuthenticationError):
             log_auth_failed(error.failure.value, error.detail, secrets_of(visitor.request), **visitor.who)

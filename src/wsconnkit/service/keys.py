@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
-from math import inf
 from typing import Generic, Protocol, TypeVar
 
-from wsconnkit.machines.ratelimit import RateLimit, TokenBucket
 from wsconnkit.service.principal import KeysNeeded, KeysUnavailable
 
-FETCHES = RateLimit(5, 60)
-"""How often keys are fetched at most: whoever makes up key ids must not make us flood their server."""
+MAX_FETCHES, FETCH_WINDOW = 5, 60.0
+"""So often, in so many seconds, keys are fetched at most: made-up key ids must not make us flood their server."""
+MAX_WAIT = 5.0
+"""Seconds that a token waits for a fetch; then the keys that are there decide."""
 
 
 class VerificationKey(Protocol):
@@ -37,8 +38,7 @@ class KeyCache(Generic[K]):
 
     def __init__(self, lifespan: float) -> None:
         self._lifespan = lifespan
-        self._bucket = TokenBucket(FETCHES, now=-inf)
-        self._began_at = -inf
+        self._began_at: deque[float] = deque(maxlen=MAX_FETCHES)
         # One attribute, so that other threads see the keys and their time change together.
         self._fetched: tuple[tuple[K, ...], float] | None = None
 
@@ -61,11 +61,11 @@ class KeyCache(Generic[K]):
 
     def begin_fetch(self, now: float) -> bool:
         """Tell whether keys may be fetched now; if so, do it, and give them to `put` if that succeeds."""
-        if self._bucket.take(now):
+        if len(self._began_at) == MAX_FETCHES and now - self._began_at[0] < FETCH_WINDOW:
             return False
-        self._began_at = now
+        self._began_at.append(now)
         return True
 
     def put(self, keys: Iterable[K]) -> None:
         """Replace the set by the one that was fetched; it is as old as the last `begin_fetch`."""
-        self._fetched = (tuple(keys), self._began_at)
+        self._fetched = (tuple(keys), self._began_at[-1])

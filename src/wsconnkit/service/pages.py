@@ -36,6 +36,12 @@ def answer_page(request: HTTPRequest, endpoint: Endpoint[Any], metrics: MetricsT
     return Response(200, Headers({"Content-Type": content_type, "Cache-Control": "no-store"}), text)
 
 
+def check_response(response: object) -> None:
+    """Raise TypeError when what the application returned is no Response."""
+    if not isinstance(response, Response):
+        raise TypeError(f"http returned {type(response).__name__}; it must be a Response or None")
+
+
 def no_page(request: HTTPRequest, path: str | None) -> Response:
     """Return the response to a request for no page: as for a bad upgrade where the WebSocket is, and 404 elsewhere.
 

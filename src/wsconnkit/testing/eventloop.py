@@ -37,6 +37,8 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self.clock = VirtualClock()
         super().__init__(_Selector(self.clock))
+        # The real one is less than a float can tell apart after a year, and timers would be due for ever.
+        self._clock_resolution = 1e-6
 
     def time(self) -> float:
         """Return the virtual time in seconds."""
