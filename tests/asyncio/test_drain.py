@@ -210,14 +210,17 @@ def test_waiting_for_the_drain_ends_with_the_connection(run: Run) -> None:
     run(main())
 
 
+@pytest.mark.parametrize("since", ["before", "after"])
 @pytest.mark.parametrize(
     ("work", "ends", "outcome"), [(1.0, 5.0, Outcome.CLOSED), (8.0, 8.0, Outcome.CLOSED), (99.0, 20.0, Outcome.ABORTED)]
 )
 def test_a_busy_connection_stays_open_until_its_work_is_done_or_the_deadline(
-    run_virtual: Run, work: float, ends: float, outcome: Outcome
+    run_virtual: Run, since: str, work: float, ends: float, outcome: Outcome
 ) -> None:
     async def main() -> None:
         async def handler(ws: Connection) -> None:
+            if since == "after":
+                await ws.draining
             with ws.busy():
                 await ws.draining
                 with ws.busy():

@@ -14,6 +14,7 @@ import pytest
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
+from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.requests import RequestTimeout
 from wsconnkit.service.router import Request, RequestRouter
 from wsconnkit.testing.eventloop import VirtualTimeLoop
@@ -107,7 +108,7 @@ def test_answers_that_wait_for_a_peer_that_does_not_read_count_as_requests_in_fl
     run(main())
 
 
-@pytest.mark.parametrize("then", [cancel("same"), request("same"), "no envelope"])
+@pytest.mark.parametrize("then", [cancel("same"), request("same"), "hello"], ids=["cancel", "request", "message"])
 def test_an_id_that_is_used_again_while_its_answer_waits_harms_nobody(
     run: Run, caplog: pytest.LogCaptureFixture, then: str
 ) -> None:
@@ -193,6 +194,54 @@ def test_requests_that_wait_to_be_sent_end_with_the_connection_on_both_sides(
     with caplog.at_level(logging.WARNING):
         run(main())
     assert caplog.records == []
+
+
+@pytest.mark.parametrize("how", ["close", "abort"])
+def test_a_client_that_leaves_is_no_error_of_a_handler_that_sends(
+    run: Run, caplog: pytest.LogCaptureFixture, how: str
+) -> None:
+    async def main() -> None:
+        router = RequestRouter()
+
+        @router.default
+        async def tell_progress(request: Request) -> Any:
+            while True:
+                await request.connection.send("going on")
+                await asyncio.sleep(0)
+
+        async with serve(router, "127.0.0.1", 0) as server:
+            for _ in range(20):
+                ws = await connect(uri(server))
+                asking = asyncio.ensure_future(ws.request("begin"))
+                assert await ws.recv() == "going on"
+                if how == "abort":
+                    ws.abort()
+                await ws.close()
+                with pytest.raises(ConnectionClosed):
+                    await asking
+
+    with caplog.at_level(logging.WARNING, "wsconnkit"):
+        run(main())
+    assert caplog.records == []
+
+
+def test_what_another_connection_says_is_an_error_of_the_handler(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        router = RequestRouter()
+
+        @router.default
+        async def relay(request: Request) -> Any:
+            await upstream.send("hello?")
+
+        async with serve(router, "127.0.0.1", 0) as server, connect(uri(server)) as upstream:
+            await upstream.close()
+            async with connect(uri(server)) as ws:
+                with pytest.raises(RequestError, match="internal_error"):
+                    await ws.request("relay")
+
+    with caplog.at_level(logging.WARNING, "wsconnkit"):
+        run(main())
+    assert [record.__dict__["type"] for record in caplog.records] == ["request_error"]
 
 
 def test_what_is_no_proper_request_is_told_or_ignored_and_the_rest_goes_on(run: Run) -> None:

@@ -30,9 +30,11 @@ class Requests:
         request_id, text = self.pending.new(payload, time.time(), kind=kind)
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[request_id] = answer
-        timer = None if timeout is None else self._loop.call_later(timeout, self._on_timeout, answer, timeout)
+        timer = None
         is_sent = False
         try:
+            if timeout is not None:
+                timer = self._loop.call_later(timeout, self._on_timeout, answer, timeout)
             is_sent = self._connection.send_if_ready(text) or await self._send(text, answer)
             return await answer
         except (asyncio.CancelledError, RequestTimeout):
