@@ -19,7 +19,7 @@ import time
 from importlib.metadata import version
 
 from wsconnkit.machines.closing import State
-from wsconnkit.observe.metrics import render
+from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import Connection, ConnectionStats
 from wsconnkit.protocol.deflate import DeflateParams
@@ -99,7 +99,7 @@ def main() -> None:
             times, cpu_times = [], []
             for _ in range(args.rounds):
                 start, cpu_start = time.perf_counter(), time.thread_time()
-                render(server, accept)
+                render_metrics(server, accept)
                 times.append((time.perf_counter() - start) * 1e3)
                 cpu_times.append((time.thread_time() - cpu_start) * 1e3)
             figures = (min(times), statistics.median(times), max(times), statistics.median(cpu_times))

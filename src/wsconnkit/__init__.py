@@ -64,7 +64,7 @@ from wsconnkit.service.router import Request, RequestRouter
 if TYPE_CHECKING:
     from wsconnkit.observe.logs import JSONFormatter as JSONFormatter
     from wsconnkit.observe.metrics import ServerMetrics as ServerMetrics
-    from wsconnkit.observe.metrics import render as render_metrics
+    from wsconnkit.observe.metrics import render_metrics as render_metrics
     from wsconnkit.service.auth import JWTAuthenticator as JWTAuthenticator
     from wsconnkit.service.settings import BadSettings as BadSettings
     from wsconnkit.service.settings import Settings as Settings
@@ -77,7 +77,6 @@ __all__ = [
     "Agreement",
     "AuthFailure",
     "AuthenticationError",
-    "BadSettings",
     "Cause",
     "ClientHandshake",
     "CloseCode",
@@ -115,8 +114,6 @@ __all__ = [
     "InvalidHandshake",
     "InvalidStatus",
     "InvalidURI",
-    "JSONFormatter",
-    "JWTAuthenticator",
     "LocalProtocolError",
     "Message",
     "PingReceived",
@@ -132,8 +129,6 @@ __all__ = [
     "Response",
     "Role",
     "ServerHandshake",
-    "ServerMetrics",
-    "Settings",
     "State",
     "Timer",
     "TokenBucket",
@@ -150,24 +145,27 @@ __all__ = [
     "may_send",
     "parse_uri",
     "refusal",
-    "render_metrics",
     "should_retry",
     "truncate_reason",
 ]
 
 _LAZY = {
-    "BadSettings": ("wsconnkit.service.settings", "BadSettings"),
-    "JSONFormatter": ("wsconnkit.observe.logs", "JSONFormatter"),
-    "JWTAuthenticator": ("wsconnkit.service.auth", "JWTAuthenticator"),
-    "ServerMetrics": ("wsconnkit.observe.metrics", "ServerMetrics"),
-    "Settings": ("wsconnkit.service.settings", "Settings"),
-    "render_metrics": ("wsconnkit.observe.metrics", "render"),
+    "BadSettings": ("settings", "wsconnkit.service.settings"),
+    "JSONFormatter": ("logs", "wsconnkit.observe.logs"),
+    "JWTAuthenticator": ("crypto", "wsconnkit.service.auth"),
+    "ServerMetrics": ("prometheus", "wsconnkit.observe.metrics"),
+    "Settings": ("settings", "wsconnkit.service.settings"),
+    "render_metrics": ("prometheus", "wsconnkit.observe.metrics"),
 }
-"""What imports packages that not everyone has, or needs; by name, the module and its name there."""
+"""What imports packages that not everyone has, or needs; by name, the extra and the module."""
 
 
 def __getattr__(name: str) -> object:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module, attribute = _LAZY[name]
-    return getattr(import_module(module), attribute)
+    extra, module = _LAZY[name]
+    try:
+        return getattr(import_module(module), name)
+    except ModuleNotFoundError as error:
+        text = f"wsconnkit.{name} needs {error.name}; install it with: pip install 'wsconnkit[{extra}]'"
+        raise ModuleNotFoundError(text, name=error.name) from None

@@ -16,7 +16,7 @@ import pytest
 from wsconnkit.asyncio import Connection, Server, serve
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.machines.ratelimit import RateLimit
-from wsconnkit.observe.metrics import render
+from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.handshake import HTTPRequest
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.service.admission import AdmissionConfig, Rates
@@ -54,7 +54,7 @@ def test_the_pages_are_answered_without_a_token_and_are_no_upgrades(run: Run, pa
     async def main() -> None:
         admission = AdmissionConfig(max_connections_per_ip=1, per_ip=Rates(upgrades=RateLimit(1, 3600)))
         async with serve(
-            Arrivals(), "127.0.0.1", 0, path=path, authenticate=by_secret(), admission=admission, metrics=render
+            Arrivals(), "127.0.0.1", 0, path=path, authenticate=by_secret(), admission=admission, metrics=render_metrics
         ) as server:
             for _ in range(5):
                 for page, status in (("/healthz", "ok"), ("/readyz", "ready")):
@@ -120,7 +120,7 @@ def test_readiness_ends_when_the_server_drains(run: Run) -> None:
 def test_the_pages_may_be_on_a_port_of_their_own(run: Run) -> None:
     async def main() -> None:
         async with serve(
-            Arrivals(), "127.0.0.1", 0, path="/ws", endpoints=("127.0.0.1", 0), metrics=render, http=hello
+            Arrivals(), "127.0.0.1", 0, path="/ws", endpoints=("127.0.0.1", 0), metrics=render_metrics, http=hello
         ) as server:
             for page in ("/healthz", "/readyz", "/metrics"):
                 assert (await get(server, page, at=1)).status == 200
@@ -136,7 +136,7 @@ def test_the_pages_may_be_on_a_port_of_their_own(run: Run) -> None:
 
 def test_the_pages_may_be_on_no_port(run: Run) -> None:
     async def main() -> None:
-        async with serve(Arrivals(), "127.0.0.1", 0, path="/ws", endpoints=False, metrics=render) as server:
+        async with serve(Arrivals(), "127.0.0.1", 0, path="/ws", endpoints=False, metrics=render_metrics) as server:
             assert len(server.sockets) == 1
             for page in ("/healthz", "/readyz", "/metrics"):
                 assert (await get(server, page)).error == "there is nothing at this path"

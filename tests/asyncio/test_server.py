@@ -15,7 +15,13 @@ from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.errors import ConnectionClosedError, ConnectionClosedOK, InvalidStatus, LocalProtocolError
+from wsconnkit.protocol.errors import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    ConnectionClosedOK,
+    InvalidStatus,
+    LocalProtocolError,
+)
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Handler = Callable[[Connection], Awaitable[None]]
@@ -241,6 +247,63 @@ def test_five_hundred_connections_leave_nothing_behind(
     async def _open(uri: str) -> Connection:
         return await connect(uri)
 
+    def alive() -> list[Connection]:
+        gc.collect()
+        return [thing for thing in gc.get_objects() if isinstance(thing, Connection)]
+
+    before = len(alive())  # what tracebacks of other tests hold
     run(main())
-    gc.collect()
-    assert [thing for thing in gc.get_objects() if isinstance(thing, Connection)] == []
+    assert len(alive()) == before
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"path": "ws"},
+        {"authenticate": "secret"},
+        {"http": 1},
+        {"metrics": True},
+        {"endpoints": "127.0.0.1:9090"},
+        {"endpoints": ["127.0.0.1", 9090]},
+        {"proxies": ["10.0.0.0/8"]},
+        {"admission": 3},
+        {"origins": "https://example.org"},
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_work_are_refused_at_once(echo: Handler, arguments: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=" is .*; it must be "):
+        serve(echo, "127.0.0.1", 0, **arguments)
+
+
+def test_a_server_can_be_started_again_with_the_same_arguments(run: Run, echo: Handler) -> None:
+    async def main() -> None:
+        starting = serve(echo, "127.0.0.1", 0)
+        for _ in range(2):
+            server = await starting
+            async with connect(uri(server)) as ws:
+                await ws.send("hello")
+                assert await ws.recv() == "hello"
+            await server.drain(window=0)
+
+    run(main())
+
+
+def test_what_a_task_group_says_of_a_client_that_left_is_no_error(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    class Group(Exception):
+        def __init__(self, *exceptions: BaseException) -> None:
+            self.exceptions = exceptions
+
+    async def main() -> None:
+        async def handler(ws: Connection) -> None:
+            try:
+                await ws.recv()
+            except ConnectionClosed as error:
+                raise Group(error) from None
+
+        async with serve(handler, "127.0.0.1", 0) as server:
+            await (await connect(uri(server))).close()
+
+    with caplog.at_level(logging.ERROR, "wsconnkit"):
+        run(main())
+    assert caplog.records == []

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as parse_tex
 from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.framesize import FrameLimits
-from wsconnkit.observe.metrics import MeasuredConnection, ServerMetrics, render
+from wsconnkit.observe.metrics import MeasuredConnection, ServerMetrics, render_metrics
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection, ConnectionStats
@@ -189,7 +189,7 @@ def test_names_and_types_are_those_that_dashboards_rely_on(server: Server) -> No
 
 @pytest.mark.parametrize("server", [Server(), busy_server()], ids=["new", "busy"])
 def test_the_text_format_parses_to_what_was_collected(server: Server) -> None:
-    content_type, body = render(server, None)
+    content_type, body = render_metrics(server, None)
     families = list(parse_text(body.decode()))
     assert content_type == TEXT_TYPE
     assert {family.name: family.type for family in families} == TYPES
@@ -198,7 +198,7 @@ def test_the_text_format_parses_to_what_was_collected(server: Server) -> None:
 
 @pytest.mark.parametrize("server", [Server(), busy_server()], ids=["new", "busy"])
 def test_openmetrics_parses_to_what_was_collected(server: Server) -> None:
-    content_type, body = render(server, OPENMETRICS)
+    content_type, body = render_metrics(server, OPENMETRICS)
     families = list(parse_openmetrics(body.decode()))  # type: ignore[no-untyped-call]
     assert content_type == OPENMETRICS_TYPE
     assert {family.name: family.type for family in families} == TYPES
@@ -211,7 +211,7 @@ TYPE_WORDS = {"counter", "gauge", "histogram", "summary"}
 
 
 def test_names_follow_the_conventions_of_prometheus() -> None:
-    _, body = render(busy_server(), None)
+    _, body = render_metrics(busy_server(), None)
     for line in body.decode().splitlines():
         if line.startswith("# TYPE"):
             name, kind = line.split()[2:]
@@ -501,13 +501,13 @@ def test_it_works_in_a_registry_next_to_other_metrics() -> None:
     ],
 )
 def test_openmetrics_is_for_those_who_name_it(accept: str | None, expected: str) -> None:
-    assert render(Server(), accept)[0] == expected
+    assert render_metrics(Server(), accept)[0] == expected
 
 
 @SETTINGS
 @given(st.text() | st.lists(st.sampled_from([OPENMETRICS, ";", ",", "version=", "1.0.0", "x", "="])).map("".join))
 @example("application/openmetrics-text;version=")
 def test_whatever_is_accepted_the_answer_is_one_of_two(accept: str) -> None:
-    content_type, body = render(Server(), accept)
+    content_type, body = render_metrics(Server(), accept)
     assert content_type in (TEXT_TYPE, OPENMETRICS_TYPE)
     assert body.endswith(b"# EOF\n") == (content_type == OPENMETRICS_TYPE)

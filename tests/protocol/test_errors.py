@@ -18,6 +18,7 @@ from wsconnkit.protocol.errors import (
     LocalProtocolError,
     WsconnkitError,
     connection_closed,
+    only_tells_of,
 )
 from wsconnkit.protocol.http import Response
 
@@ -108,3 +109,22 @@ def test_invalid_status_survives_copying_and_pickling() -> None:
     error = InvalidStatus(Response(403, body=b"no"))
     for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert (again.response.status, again.response.body) == (403, b"no")
+
+
+class Group(Exception):
+    """What a task group raises; CPython 3.10 has none of its own."""
+
+    def __init__(self, *exceptions: BaseException) -> None:
+        super().__init__("some tasks failed")
+        self.exceptions = exceptions
+
+
+def test_an_error_that_only_tells_of_an_end_is_told_from_all_others() -> None:
+    here, elsewhere = closed_with(1000), closed_with(1000)
+    ended = connection_closed(here)
+    assert only_tells_of(ended, here)
+    assert only_tells_of(Group(ended, Group(ended)), here)
+    other = connection_closed(elsewhere)
+    for error in (other, ValueError(), Group(ended, ValueError()), Group(other)):
+        assert not only_tells_of(error, here)
+    assert not only_tells_of(ValueError(), None)

@@ -146,3 +146,14 @@ def test_keys_may_come_from_another_thread() -> None:
     with ThreadPoolExecutor(1) as pool:
         pool.submit(cache.put, iter([TWO])).result(10)
     assert cache.find("two", "RS256", 2.0) is TWO
+
+
+def test_an_unknown_id_is_not_refused_for_good_while_the_keys_may_not_be_fetched() -> None:
+    cache = fetched(ONE)
+    while cache.begin_fetch(1.0):
+        pass
+    with pytest.raises(KeysUnavailable, match="so soon"):
+        cache.find("new", "RS256", 2.0, waited=True)
+    assert cache.find("one", "RS256", 2.0, waited=True) is ONE
+    assert cache.begin_fetch(60.0)
+    assert cache.find("new", "RS256", 60.0, waited=True) is None

@@ -455,3 +455,22 @@ def test_each_cause_can_be_told() -> None:
             for event in core.events():
                 ConnectionLog("c1").event(event, core.stats)
     assert [fields_of(record)["cause"] for record in records] == [cause.value for cause in Cause]
+
+
+class Broken(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise RuntimeError("the disk is full")
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_a_handler_that_fails_keeps_nobody_from_what_comes_after(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tells: bool
+) -> None:
+    monkeypatch.setattr(logging, "raiseExceptions", tells)
+    logger, handler = logging.getLogger("wsconnkit.server"), Broken()
+    logger.addHandler(handler)
+    try:
+        log_draining(1, 2.0, 3.0)
+    finally:
+        logger.removeHandler(handler)
+    assert ("the disk is full" in capsys.readouterr().err) is tells

@@ -90,3 +90,4 @@ class Guard:
             return verifying.result()
         finally:
             verifying.cancel()
+            verifying.add_done_callback(lambda task: task.cancelled() or task.exception())

@@ -20,6 +20,7 @@ from wsconnkit.service.log import log_server_error
 from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, check_response, no_page
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.session import Session
+from wsconnkit.service.tokens import secrets_of
 
 AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
 """Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
@@ -143,7 +144,8 @@ class _Guest:
             if self._handshake.is_pending:  # else it is we who have cancelled it
                 self._respond(self._rules.endpoint.refuse_for(error, visitor))
         else:
-            # It is not when the client has left meanwhile, or our cancellation was not heeded.
+            # Of a TLS client that has left meanwhile, transports tell in the next turn of the loop.
+            await asyncio.sleep(0)
             if self._handshake.is_pending:
                 if isinstance(answer, Response):
                     self._rules.endpoint.on_refusal(self._respond(answer), visitor)
@@ -163,7 +165,7 @@ class _Guest:
         except (Exception, asyncio.CancelledError) as error:
             if not self._handshake.is_pending:
                 return  # it is we who have cancelled it
-            log_server_error("http_error", error)
+            log_server_error("http_error", error, secrets_of(request))
             response = INTERNAL_ERROR
         if self._handshake.is_pending:
             self._respond(response)

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
-from wsconnkit.protocol.errors import ConnectionClosed
+from wsconnkit.protocol.errors import ConnectionClosed, only_tells_of
 from wsconnkit.service.router import Call, Cancel, Pass, Reply, Request, RequestRouter
 
 
@@ -40,7 +40,8 @@ class _Calls:
         elif isinstance(todo, Cancel):
             self._tasks[todo.request_id].cancel()
         elif isinstance(todo, Reply):
-            await self._ws.send(todo.text)
+            # Not waiting for a peer that does not read: it may wait in turn until we read its answers.
+            self._ws.send_if_ready(todo.text)
         elif isinstance(todo, Pass):
             assert self._router.on_message is not None  # or it would be answered with an error
             await self._router.on_message(self._ws, todo.message)
@@ -56,7 +57,7 @@ class _Calls:
     async def _run(self, call: Call) -> None:
         try:
             text, error = self._calls.finish(call.request_id, await self._outcome(call), time.time())
-            if error is not None:
+            if error is not None and not only_tells_of(error, self._ws.close_info):
                 self._ws.log.request_error(call.request_id, error)
             if text is not None:
                 await self._ws.send(text)

@@ -17,8 +17,8 @@ from wsconnkit.asyncio.signals import stop_on_signals
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import check_close
-from wsconnkit.protocol.errors import ConnectionClosed
-from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport
+from wsconnkit.protocol.errors import only_tells_of
+from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport, check_times
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.health import Health, measure
 from wsconnkit.service.log import log_draining
@@ -111,6 +111,8 @@ class Server:
 
         A second signal ends the process at once. Call it in the main thread.
         """
+        check_close(code, reason)
+        check_times(window, grace)
         with stop_on_signals() as stop:
             waiting = [self._loop.create_task(event.wait()) for event in (stop, self._closed)]
             try:
@@ -173,10 +175,11 @@ class Server:
 
     async def _run_handler(self, ws: Connection) -> None:
         try:
+            await asyncio.sleep(0)  # an eager task runs before the transport is handed over
             await self._handler(ws)
         except Exception as error:
             # That the client has left is no error of the handler; what another connection says is.
-            if not (isinstance(error, ConnectionClosed) and error.info is ws.close_info):
+            if not only_tells_of(error, ws.close_info):
                 ws.log.handler_error(error)
                 ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
         finally:
@@ -191,7 +194,10 @@ class Server:
     async def _finish_close(self, deciding: Collection[asyncio.Task[Any]]) -> None:
         timeout = self._config.close.timeout
         await self._wait_for(deciding, timeout)
-        await asyncio.gather(*(ws.wait_closed() for ws in self._handlers.values()))
+        closing = [self._loop.create_task(ws.wait_closed()) for ws in self._handlers.values()]
+        await self._wait_for(closing, 2 * timeout)
+        for task in closing:
+            task.cancel()
         await self._wait_for(self._handlers, timeout)
         for task in self._handlers:
             task.cancel()

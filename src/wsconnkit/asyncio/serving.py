@@ -40,7 +40,7 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
     reauthenticate: whether a client may send a fresh token in a message.
     http: an async function of an `HTTPRequest` that asks for no WebSocket; returns a `Response`, or None for 404.
     endpoints: whether /healthz, /readyz and /metrics are answered: on the same port, on none, or on that (host, port).
-    metrics: `wsconnkit.observe.metrics.render`, or what else makes the text of /metrics.
+    metrics: `wsconnkit.render_metrics`, or what else makes the text of /metrics.
     ssl: a server-side context, for wss.
     """
 
@@ -69,9 +69,17 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
         if reauthenticate and authenticate is None:
             raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
-        self._endpoint: Endpoint[Connection] = Endpoint(
-            origins=origins, proxies=proxies, admission=admission, reauthenticate=reauthenticate
+        _check("path", path is None or path.startswith("/"), "None, or a path that starts with '/'", path)
+        is_authenticator = authenticate is None or callable(getattr(authenticate, "verify", authenticate))
+        _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
+        _check("http", http is None or callable(http), "an async function", http)
+        _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
+        is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
+        _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
+        self._new_endpoint = partial(
+            Endpoint[Connection], origins=origins, proxies=proxies, admission=admission, reauthenticate=reauthenticate
         )
+        self._new_endpoint()  # complains of what is wrong with these
         self._path = path
         self._authenticate = authenticate
         # Browsers want one of the subprotocols that they offer back, and the token must not be it.
@@ -89,9 +97,10 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
 
     async def _start(self) -> Server:
         authentication = None if self._authenticate is None else Authentication(self._authenticate)
-        server = Server(self._handler, self._endpoint, self._config, authentication)
+        endpoint = self._new_endpoint()
+        server = Server(self._handler, endpoint, self._config, authentication)
         rules = Rules(
-            endpoint=self._endpoint,
+            endpoint=endpoint,
             config=self._config,
             on_connection=server.on_connection,
             path=self._path,
@@ -105,7 +114,7 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
             await server.listen(Reception(rules), **self._kwargs)
             if isinstance(self._endpoints, tuple):
                 host, port = self._endpoints
-                rules = Rules(endpoint=self._endpoint, config=self._config, metrics=self._metrics)
+                rules = Rules(endpoint=endpoint, config=self._config, metrics=self._metrics)
                 await server.listen(Reception(rules), host=host, port=port)
         except BaseException:
             await server.close()
@@ -122,3 +131,8 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None  # __aenter__ made it
         await self._server.close()
+
+
+def _check(name: str, is_good: bool, wanted: str, value: object) -> None:
+    if not is_good:
+        raise ValueError(f"{name} is {value!r}; it must be {wanted}")

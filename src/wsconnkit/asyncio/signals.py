@@ -7,32 +7,39 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_stops: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+"""All who wait: one signal stops all servers of a process."""
+_before: list[Any] = []
+"""What the signals did before the first of them came."""
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[asyncio.Event]:
-    """Give an event that the first signal sets; later ones, and those after the block, end the process.
+    """Give an event that the first signal sets; a second one within the block ends the process.
 
-    To be entered in the main thread, in a running loop.
+    To be entered in the main thread, in a running loop. After the block the signals do what they did before.
     """
-    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-
-    def on_signal(signum: int, frame: FrameType | None) -> None:
-        _let_signals_end_us()
-        loop.call_soon_threadsafe(stop.set)
-
-    for each in _SIGNALS:
-        signal.signal(each, on_signal)
+    waiting = asyncio.get_running_loop(), stop
+    if not _stops:
+        _before[:] = [signal.signal(each, _on_signal) for each in _SIGNALS]
+    _stops.append(waiting)
     try:
         yield stop
     finally:
-        _let_signals_end_us()
+        _stops.remove(waiting)
+        if not _stops:
+            for each, handler in zip(_SIGNALS, _before, strict=True):
+                signal.signal(each, handler)
 
 
-def _let_signals_end_us() -> None:
-    # The system's own reaction works even where the event loop is stuck.
+def _on_signal(signum: int, frame: FrameType | None) -> None:
     for each in _SIGNALS:
+        # The system's own reaction works even where the event loop is stuck.
         signal.signal(each, signal.SIG_DFL)
+    for loop, stop in _stops:
+        loop.call_soon_threadsafe(stop.set)

@@ -43,10 +43,13 @@ class Alarm:
 
 def end_writing(transport: asyncio.Transport) -> None:
     """End our side of the transport behind what was written; TLS has no half-close, so there it ends altogether."""
-    if transport.can_write_eof():
-        transport.write_eof()
-    else:
+    if not transport.can_write_eof():
         transport.close()
+        return
+    try:
+        transport.write_eof()
+    except OSError:  # the peer has gone, of which the event loop will tell
+        transport.abort()
 
 
 def has_half_close(transport: asyncio.Transport | None) -> bool:

@@ -18,7 +18,7 @@ from wsconnkit.cli.failure import os_error_text
 from wsconnkit.cli.loading import config_option, load_settings
 from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.observe.logs import configure
-from wsconnkit.observe.metrics import render
+from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.router import Request, RequestRouter
 from wsconnkit.service.settings import Settings
@@ -80,7 +80,7 @@ async def _serve(host: str, settings: Settings, token: str | None) -> None:
             proxies=settings.proxies,
             admission=settings.admission,
             reauthenticate=settings.authenticates,
-            metrics=render,
+            metrics=render_metrics,
         )
     except (OSError, UnicodeError) as error:
         reason = os_error_text(error)

@@ -1,7 +1,7 @@
 """What a server does, as Prometheus metrics; needs `wsconnkit[prometheus]`.
 
     REGISTRY.register(ServerMetrics(server))                        # next to those of the application
-    content_type, body = render(server, headers.get("Accept"))      # or alone, as the answer to GET /metrics
+    content_type, body = render_metrics(server, headers.get("Accept"))      # or alone, as the answer to GET /metrics
 
 Nothing is done per message: connections and their server count anyway, and are added up when somebody asks.
 """
@@ -77,7 +77,7 @@ class ServerMetrics(Collector):
         return _families(Tally(), _Sums(Totals(), ()), False)
 
 
-def render(server: MeasuredServer, accept: str | None) -> tuple[str, bytes]:
+def render_metrics(server: MeasuredServer, accept: str | None) -> tuple[str, bytes]:
     """Return the content type and the body of an answer to GET /metrics.
 
     accept: the request's Accept header; OpenMetrics for those who name it, else Prometheus's text format.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,14 @@ class ConnectionClosedError(ConnectionClosed):
 def connection_closed(info: CloseInfo) -> ConnectionClosed:
     """Return the exception that tells of `info`."""
     return ConnectionClosedOK(info) if info.ok else ConnectionClosedError(info)
+
+
+def only_tells_of(error: BaseException, info: CloseInfo | None) -> bool:
+    """Tell whether `error` only says how one connection ended, also as the group of errors that a task group raises."""
+    errors: Iterable[BaseException] | None = getattr(error, "exceptions", None)
+    if errors is not None:
+        return all(only_tells_of(each, info) for each in errors)
+    return isinstance(error, ConnectionClosed) and error.info is info
 
 
 class InvalidURI(WsconnkitError, ValueError):

@@ -111,9 +111,7 @@ class Drain(Generic[C]):
     def __init__(
         self, connections: Iterable[tuple[C, str, str | None]], *, window: float, grace: float, now: float
     ) -> None:
-        for name, value in (("window", window), ("grace", grace)):
-            if not 0 <= value < inf:
-                raise ValueError(f"{name} is {value!r}; it must be a finite number of seconds, at least 0")
+        check_times(window, grace)
         members = {connection: (id_, user) for connection, id_, user in connections}
         self._turns = {
             connection: _Turn(id_, user, now + window * i / len(members))
@@ -222,3 +220,10 @@ class Drain(Generic[C]):
         # Nobody need wake for the turn of one that has left.
         while self._upcoming and self._turns[self._upcoming[0]].drained:
             self._upcoming.popleft()
+
+
+def check_times(window: float, grace: float) -> None:
+    """Raise ValueError when either is no finite number of seconds, 0 or more."""
+    for name, value in (("window", window), ("grace", grace)):
+        if not 0 <= value < inf:
+            raise ValueError(f"{name} is {value!r}; it must be a finite number of seconds, at least 0")

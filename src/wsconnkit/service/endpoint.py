@@ -76,6 +76,9 @@ class Endpoint(Generic[C]):
         admission: AdmissionConfig | None = None,
         reauthenticate: bool = False,
     ) -> None:
+        for name, value, kind in (("proxies", proxies, TrustedProxies), ("admission", admission, AdmissionConfig)):
+            if value is not None and not isinstance(value, kind):
+                raise ValueError(f"{name} is {value!r}; it must be {kind.__name__}")
         self._origins = Origins(origins)
         self._proxies = proxies or TrustedProxies()
         self._admission = Admission(admission or AdmissionConfig())

@@ -39,6 +39,8 @@ class KeyCache(Generic[K]):
     def __init__(self, lifespan: float) -> None:
         self._lifespan = lifespan
         self._began_at: deque[float] = deque(maxlen=MAX_FETCHES)
+        self._is_spent = False
+        """A fetch that somebody needed could not begin."""
         # One attribute, so that other threads see the keys and their time change together.
         self._fetched: tuple[tuple[K, ...], float] | None = None
 
@@ -57,14 +59,17 @@ class KeyCache(Generic[K]):
         key = suitable[0] if len(suitable) == 1 or (suitable and kid is not None) else None
         if not waited and (key is None or now - fetched_at >= self._lifespan):
             raise KeysNeeded("the keys that verify tokens must be fetched again")
+        if key is None and self._is_spent:
+            # It may be a new one: made-up key ids must not make us refuse it for good.
+            raise KeysUnavailable("the keys that verify tokens cannot be fetched again so soon")
         return key
 
     def begin_fetch(self, now: float) -> bool:
         """Tell whether keys may be fetched now; if so, do it, and give them to `put` if that succeeds."""
-        if len(self._began_at) == MAX_FETCHES and now - self._began_at[0] < FETCH_WINDOW:
-            return False
-        self._began_at.append(now)
-        return True
+        self._is_spent = len(self._began_at) == MAX_FETCHES and now - self._began_at[0] < FETCH_WINDOW
+        if not self._is_spent:
+            self._began_at.append(now)
+        return not self._is_spent
 
     def put(self, keys: Iterable[K]) -> None:
         """Replace the set by the one that was fetched; it is as old as the last `begin_fetch`."""

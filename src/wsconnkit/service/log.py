@@ -155,4 +155,9 @@ def _log(
         if redacted != told:
             # Exceptions quote what they were given, and handlers would print this one as it is.
             text, exception = f"{text}\n{redacted}", None
-    logger.log(level, "%s", text, exc_info=exception, extra={"type": event_type, **fields})
+    try:
+        logger.log(level, "%s", text, exc_info=exception, extra={"type": event_type, **fields})
+    except Exception:
+        # A handler that fails must not keep us from doing what comes after; logging's own print this as well.
+        if logging.raiseExceptions:
+            traceback.print_exc()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
-from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.handshake import HTTPRequest, UpgradeRequest
 
 BEARER = "bearer"
 """The subprotocol whose next neighbour is a token: browsers cannot send headers of their own."""
@@ -16,7 +16,7 @@ _MAX_SECRETS = 16
 _REDACTED = "***"
 
 
-def token_of(request: UpgradeRequest) -> str | None:
+def token_of(request: UpgradeRequest | HTTPRequest) -> str | None:
     """Return the token that a request carries, None where there is none or it is empty.
 
     It is looked for in the header `Authorization: Bearer` (RFC 6750, section 2.1), then behind the subprotocol
@@ -27,7 +27,7 @@ def token_of(request: UpgradeRequest) -> str | None:
     return next((token for token in (*in_headers, *_offered(request), *in_query) if token), None)
 
 
-def secrets_of(request: UpgradeRequest) -> tuple[str, ...]:
+def secrets_of(request: UpgradeRequest | HTTPRequest) -> tuple[str, ...]:
     """Return the credentials in a request, in each form in which they occur: what `redact` must be given.
 
     At most 16 of them: whoever sends more has none to lose, and every line would be searched for all.
@@ -52,7 +52,7 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     return _REDACTED if any(secret in text for secret in hidden) else text
 
 
-def _authorizations(request: UpgradeRequest) -> Iterator[tuple[str, str]]:
+def _authorizations(request: UpgradeRequest | HTTPRequest) -> Iterator[tuple[str, str]]:
     """Give the scheme and the credentials of each Authorization header (RFC 9110, section 11.6.2)."""
     for value in request.headers.get_all("Authorization"):
         scheme, _, credentials = value.strip().partition(" ")
@@ -60,14 +60,14 @@ def _authorizations(request: UpgradeRequest) -> Iterator[tuple[str, str]]:
         yield (scheme, credentials.strip()) if credentials else ("", scheme)
 
 
-def _offered(request: UpgradeRequest) -> tuple[str, ...]:
+def _offered(request: UpgradeRequest | HTTPRequest) -> tuple[str, ...]:
     """Return what follows the subprotocol `bearer`, as a tuple of none or one."""
-    names = request.subprotocols
+    names = tuple(request.headers.tokens("Sec-WebSocket-Protocol"))
     at = names.index(BEARER) + 1 if BEARER in names else len(names)
     return names[at : at + 1]
 
 
-def _query_values(request: UpgradeRequest) -> Iterator[str]:
+def _query_values(request: UpgradeRequest | HTTPRequest) -> Iterator[str]:
     """Give the values of all query parameters `token`, still encoded."""
     for pair in request.target.partition("?")[2].split("&"):
         name, _, value = pair.partition("=")
