@@ -14,7 +14,7 @@ from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
 from wsconnkit.protocol.connection import Connection, ConnectionStats, Timer, Transport
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import (
@@ -51,6 +51,7 @@ from wsconnkit.protocol.handshake import (
 )
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.inbox import Inbox
+from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.drain import DrainReport
@@ -121,6 +122,7 @@ __all__ = [
     "Message",
     "PingReceived",
     "PongReceived",
+    "PreparedMessage",
     "Principal",
     "QueueConfig",
     "RateLimit",
@@ -134,6 +136,7 @@ __all__ = [
     "ServerHandshake",
     "ServerMetrics",
     "Settings",
+    "SlowConsumer",
     "State",
     "Timer",
     "TokenBucket",
