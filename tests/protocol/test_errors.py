@@ -12,10 +12,13 @@ from wsconnkit.protocol.errors import (
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    HandshakeInterrupted,
     InvalidHandshake,
+    InvalidProxy,
     InvalidStatus,
     InvalidURI,
     LocalProtocolError,
+    ProxyRefused,
     WsconnkitError,
     connection_closed,
 )
@@ -44,7 +47,10 @@ def closed_with(code: int) -> CloseInfo:
         ConcurrencyError("no"),
         ConnectionClosed(closed_with(1000)),
         InvalidURI("no"),
+        InvalidProxy("no"),
         InvalidHandshake("no"),
+        HandshakeInterrupted("no"),
+        ProxyRefused(Response(407)),
         InvalidStatus(Response(403)),
     ],
 )
@@ -56,6 +62,13 @@ def test_errors_are_also_what_the_standard_library_calls_them() -> None:
     assert issubclass(InvalidURI, ValueError)
     assert issubclass(ConcurrencyError, RuntimeError)
     assert issubclass(InvalidStatus, InvalidHandshake)
+    assert issubclass(InvalidProxy, ValueError)
+
+
+def test_a_proxy_is_not_taken_for_the_server() -> None:
+    assert issubclass(ProxyRefused, InvalidHandshake)
+    assert not issubclass(ProxyRefused, InvalidStatus)
+    assert str(ProxyRefused(Response(407, body=b"secret"))) == "the proxy refused to connect: HTTP 407"
 
 
 @pytest.mark.parametrize(

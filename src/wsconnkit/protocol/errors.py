@@ -49,8 +49,27 @@ class InvalidURI(WsconnkitError, ValueError):
     """A URI that no WebSocket connection can be made to."""
 
 
+class InvalidProxy(WsconnkitError, ValueError):
+    """A URL of a proxy that no connection can be made through."""
+
+
 class InvalidHandshake(WsconnkitError):
     """The opening handshake failed."""
+
+
+class HandshakeInterrupted(InvalidHandshake):
+    """The transport ended before the opening handshake did; the next attempt may fare better."""
+
+
+class ProxyRefused(InvalidHandshake):
+    """The proxy did not make a connection to the server; `response` is what it answered, without its body."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        return f"the proxy refused to connect: HTTP {self.response.status}"
 
 
 class InvalidStatus(InvalidHandshake):
