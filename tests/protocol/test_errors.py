@@ -21,6 +21,7 @@ from wsconnkit.protocol.errors import (
     ProxyRefused,
     WsconnkitError,
     connection_closed,
+    tells_only_of,
 )
 from wsconnkit.protocol.http import Response
 
@@ -121,3 +122,26 @@ def test_invalid_status_survives_copying_and_pickling() -> None:
     error = InvalidStatus(Response(403, body=b"no"))
     for again in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert (again.response.status, again.response.body) == (403, b"no")
+
+
+class Group(Exception):
+    """As `ExceptionGroup`, which Python has from 3.11 on."""
+
+    def __init__(self, *exceptions: BaseException) -> None:
+        super().__init__()
+        self.exceptions = exceptions
+
+
+def test_what_tells_only_of_an_end_is_known_for_it_also_in_groups() -> None:
+    info, other = closed_with(1006), closed_with(1006)
+    ended = connection_closed(info)
+    assert tells_only_of(ended, info)
+    assert tells_only_of(Group(ended, Group(ended)), info)
+    for error in (
+        connection_closed(other),
+        ValueError(),
+        Group(),
+        Group(ended, ValueError()),
+        Group(Group(ValueError())),
+    ):
+        assert not tells_only_of(error, info)

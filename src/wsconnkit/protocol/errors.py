@@ -45,6 +45,14 @@ def connection_closed(info: CloseInfo) -> ConnectionClosed:
     return ConnectionClosedOK(info) if info.ok else ConnectionClosedError(info)
 
 
+def tells_only_of(error: BaseException, info: CloseInfo | None) -> bool:
+    """Whether `error` says no more than that the connection ended as `info` tells, alone or in groups of exceptions."""
+    if isinstance(error, ConnectionClosed):
+        return error.info is info
+    parts = getattr(error, "exceptions", ())
+    return bool(parts) and all(tells_only_of(part, info) for part in parts)
+
+
 class InvalidURI(WsconnkitError, ValueError):
     """A URI that no WebSocket connection can be made to."""
 
