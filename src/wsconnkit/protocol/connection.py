@@ -41,7 +41,7 @@ from wsconnkit.protocol.events import (
 )
 from wsconnkit.protocol.frames import Frame, FrameError, FrameReader, Opcode, Role, encode_frame, parse_close
 from wsconnkit.protocol.outbox import Outbox, Put, Turn
-from wsconnkit.protocol.prepared import PreparedMessage, payload_of
+from wsconnkit.protocol.prepared import Content, PreparedMessage, payload_of
 
 MAX_CONTROL_PAYLOAD = 125
 """Bytes (RFC 6455, section 5.5)."""
@@ -251,9 +251,7 @@ class Connection:
 
     # What the application does.
 
-    def send(
-        self, message: str | bytes | bytearray | memoryview | PreparedMessage, now: float, *, final: bool = True
-    ) -> int:
+    def send(self, message: Content | PreparedMessage, now: float, *, final: bool = True) -> int:
         """Send a message, text for `str` and binary otherwise, and return its size in bytes.
 
         It goes before all that waits in the outbox. `final=False` sends a first or middle fragment.
@@ -285,7 +283,7 @@ class Connection:
         """Nothing waits in the outbox and the adapter takes bytes, so that a message may be sent at once."""
         return not self._writing_paused and not self.outbox.line
 
-    def send_nowait(self, message: str | bytes | bytearray | memoryview | PreparedMessage, now: float) -> bool:
+    def send_nowait(self, message: Content | PreparedMessage, now: float) -> bool:
         """Send a message as soon as all before it has gone out; return False when it is dropped instead.
 
         It is when the connection is not open, and when more would wait than may: that may close the connection too.

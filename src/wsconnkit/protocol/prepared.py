@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 from wsconnkit.protocol.deflate import Deflater
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
+
+
+Content: TypeAlias = str | bytes | bytearray | memoryview
+"""What a message is made of: text is `str`, all else is binary."""
 
 
 class PreparedMessage:
@@ -18,7 +24,7 @@ class PreparedMessage:
 
     __slots__ = ("_deflated", "_frames", "opcode", "payload")
 
-    def __init__(self, message: str | bytes | bytearray | memoryview) -> None:
+    def __init__(self, message: Content) -> None:
         self.opcode, self.payload = payload_of(message)
         self._deflated: dict[tuple[int, int, int], bytes | None] = {}
         self._frames: dict[bytes | None, bytes] = {}
@@ -46,7 +52,7 @@ class PreparedMessage:
         return frame
 
 
-def payload_of(message: str | bytes | bytearray | memoryview) -> tuple[Opcode, bytes]:
+def payload_of(message: Content) -> tuple[Opcode, bytes]:
     """Return the opcode and the payload of a message. Raises as `PreparedMessage` does."""
     if isinstance(message, str):
         try:
