@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 from wsconnkit.protocol.closeinfo import CloseInfo
-from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike
 from wsconnkit.protocol.uri import parse_uri
@@ -16,6 +16,8 @@ from .driver import Driver, Wire
 
 MASK = b"\x01\x02\x03\x04"
 PLAIN = ConnectionConfig(compression=None)
+BRIEF = ConnectionConfig(compression=None, close=CloseConfig(timeout=0.5))
+"""For clients that do not end their side, where time is real."""
 
 
 class Frame(NamedTuple):

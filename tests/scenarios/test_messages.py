@@ -10,13 +10,13 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, Initiator
-from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 
 from .driver import Driver
-from .raw import MASK, PLAIN, Arrivals, echo, info, pair, raw_client
+from .raw import BRIEF, MASK, PLAIN, Arrivals, echo, info, pair, raw_client
 
 TAKEOVER = CompressionConfig(threshold=1, server_context_takeover=True, client_context_takeover=True)
 
@@ -136,7 +136,7 @@ def test_long_messages_go_compressed_and_come_back_whole(driver: Driver, takeove
 def test_a_message_that_inflates_beyond_the_limit_ends_in_1009(driver: Driver) -> None:
     async def main() -> None:
         arrivals = Arrivals(driver)
-        config = ConnectionConfig(limits=FrameLimits.strict())
+        config = ConnectionConfig(limits=FrameLimits.strict(), close=CloseConfig(timeout=0.5))
         async with driver.serve(arrivals, config=config) as server:
             async with raw_client(driver, server, config=ConnectionConfig()) as raw:
                 ws = await arrivals.next()
@@ -166,7 +166,7 @@ def test_what_breaks_the_protocol_or_a_limit_ends_with_its_code(
 ) -> None:
     async def main() -> None:
         arrivals = Arrivals(driver)
-        async with driver.serve(arrivals) as server, raw_client(driver, server) as raw:
+        async with driver.serve(arrivals, config=BRIEF) as server, raw_client(driver, server) as raw:
             ws = await arrivals.next()
             await raw.wire.send(data)
             (close,) = await raw.read_all()
@@ -180,7 +180,7 @@ def test_what_breaks_the_protocol_or_a_limit_ends_with_its_code(
 
 def test_too_many_fragments_end_in_1009(driver: Driver) -> None:
     async def main() -> None:
-        config = ConnectionConfig(limits=FrameLimits(max_fragments=10))
+        config = ConnectionConfig(limits=FrameLimits(max_fragments=10), close=CloseConfig(timeout=0.5))
         async with driver.serve(echo, config=config) as server, raw_client(driver, server) as raw:
             await raw.send(Opcode.BINARY, b"x", fin=False)
             for _ in range(10):

@@ -9,7 +9,7 @@ import trio
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
 from wsconnkit.protocol.connection import Connection as Core
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import Timer, Transport
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
@@ -17,6 +17,8 @@ from wsconnkit.trio.transport import MAX_READ, Alarm, drop, end_writing, os_erro
 
 _MAX_EVENTS = 1000
 """Events of one read after which other tasks have their turn."""
+_TURNS = 4
+"""Times that an application must have its turn to answer a message: to receive it, to send, and twice in between."""
 _LINGER = 0.1
 """Seconds that a released stream may take to write what it still holds."""
 
@@ -105,6 +107,14 @@ class Pump:
                     self._eof_received = True
                     self.core.receive_eof(trio.current_time())
                 self.pump()
+                if self._ends_behind_messages:
+                    await self._leave_turns()
+
+    async def _leave_turns(self) -> None:
+        """Let the application answer the messages that came with the end, if it does so without further ado."""
+        for _ in range(_TURNS * (self.inbox.messages + 1)):
+            await trio.lowlevel.checkpoint()
+        self._on_timer()
 
     async def _write_all(self, stream: trio.abc.Stream) -> None:
         try:
@@ -170,8 +180,13 @@ class Pump:
             self._pumping = False
         self._on_frames()
         self.flush()
-        if self._alarm is not None and not self._released:
+        if self._alarm is not None and not self._released and not self._ends_behind_messages:
             self._alarm.set(self.core.next_timeout())
+
+    @property
+    def _ends_behind_messages(self) -> bool:
+        timer = self.core.next_timer
+        return timer is not None and timer[0] is Timer.END
 
     def _deliver(self) -> None:
         core, inbox = self.core, self.inbox
