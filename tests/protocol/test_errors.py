@@ -8,6 +8,7 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.errors import (
+    ClientClosed,
     ConcurrencyError,
     ConnectionClosed,
     ConnectionClosedError,
@@ -47,6 +48,7 @@ def closed_with(code: int) -> CloseInfo:
         LocalProtocolError("no"),
         ConcurrencyError("no"),
         ConnectionClosed(closed_with(1000)),
+        ClientClosed("no"),
         InvalidURI("no"),
         InvalidProxy("no"),
         InvalidHandshake("no"),

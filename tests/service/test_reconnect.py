@@ -175,6 +175,11 @@ def test_a_connection_that_the_application_left_open_is_followed_by_another() ->
     assert ended(policy, error, left=True) == Stopped(attempts=1, error=error)
 
 
+def test_what_the_server_did_to_it_in_the_same_moment_counts_more() -> None:
+    assert ended(reconnect(), closed(1000), left=True) == Stopped(attempts=0, error=None)
+    assert ended(reconnect(), closed(1012), jitter=0.0, left=True).delay == 5.0
+
+
 @pytest.mark.parametrize("error", [closed(4001), closed(1000), refused(404), ValueError()], ids=str)
 def test_the_application_can_say_that_it_comes_back(error: Exception) -> None:
     policy = reconnect(BackoffConfig(max_attempts=1), should_retry=lambda given: given is error)

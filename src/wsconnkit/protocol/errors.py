@@ -40,6 +40,10 @@ class ConnectionClosedError(ConnectionClosed):
     """The connection has ended in another way than it should."""
 
 
+class ClientClosed(WsconnkitError):
+    """A client that reconnects was closed, or its server has closed with 1000: there will be no connection."""
+
+
 def connection_closed(info: CloseInfo) -> ConnectionClosed:
     """Return the exception that tells of `info`."""
     return ConnectionClosedOK(info) if info.ok else ConnectionClosedError(info)

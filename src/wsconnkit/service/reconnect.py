@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 from wsconnkit.machines.backoff import Backoff, BackoffConfig
 from wsconnkit.machines.closecodes import CloseCode, should_retry
+from wsconnkit.protocol.closeinfo import Initiator
 from wsconnkit.protocol.errors import ConnectionClosed, HandshakeInterrupted, InvalidStatus, ProxyRefused
 from wsconnkit.protocol.http import Headers
 from wsconnkit.service.log import log_retry, log_stopped
@@ -137,9 +138,10 @@ class Reconnect:
 
         jitter: a fresh random number, at least 0 and below 1.
         wall_now: epoch seconds, for a Retry-After that is a date.
-        left: the application was done with the connection while it was open, and wants another.
+        left: the application asks for another connection while this one was open; that we then closed it is no end.
         secrets: what must not be in the log.
         """
+        left = left and isinstance(error, ConnectionClosed) and error.info.initiator is Initiator.LOCAL
         is_done = _is_done(error)
         verdict = _RETRY if left else _judge(error, wall_now)
         refresh = verdict.unauthorized and self._can_refresh and not self._is_fresh
