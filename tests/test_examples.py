@@ -92,6 +92,21 @@ def test_the_managed_server_answers_logs_and_drains(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_the_reconnecting_client_waits_for_its_server() -> None:
+    port = free_port()
+    command = [sys.executable, "-u", "-W", "error", "-c", source("reconnecting_client.py", port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdout is not None
+            assert re.fullmatch(r"attempt 1 follows in [012]\.\d s\n", client.stdout.readline())
+            with running("echo_server.py", port):
+                stdout, stderr = client.communicate(timeout=60)
+        finally:
+            client.kill()
+    assert (client.returncode, stderr) == (0, "")
+    assert stdout.splitlines()[-3:] == ["connected", "subscribe", "hello"]
+
+
 def test_the_core_works_without_io() -> None:
     assert run("sans_io.py").splitlines() == [
         "[Message(data='hello', size=5, final=True)]",
