@@ -407,6 +407,20 @@ def test_a_socket_serves_one_connection_only() -> None:
         connect("ws://example.org/", sock=object()).__aiter__()
 
 
+def test_an_event_hook_that_raises_ends_it_and_leaves_no_connection(run_virtual: Run) -> None:
+    async def main() -> None:
+        def on_event(event: ReconnectEvent) -> None:
+            raise KeyError("my bug")
+
+        async with open_server() as (server, uri):
+            connections = aiter(connect(uri, config=PLAIN, on_event=on_event))
+            with pytest.raises(KeyError, match="my bug"):
+                await anext(connections)
+            await until(lambda: not server.connections)
+
+    run_virtual(main())
+
+
 def test_the_number_of_attempts_can_be_set(run_virtual: Run, unused: int, follow: Following) -> None:
     async def main() -> None:
         with pytest.raises(ConnectionRefusedError):

@@ -6,7 +6,7 @@ import asyncio
 import random
 import ssl as ssl_module
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
@@ -16,15 +16,9 @@ from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike, check_subprotocols
-from wsconnkit.protocol.http import Headers
-from wsconnkit.protocol.proxy import Proxy, environment_proxy, parse_proxy
-from wsconnkit.protocol.uri import parse_uri
-from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry, Stopped
-from wsconnkit.service.tokens import secrets_of
-
-NewToken = Callable[[], Awaitable[str]]
-"""Returns a fresh token."""
+from wsconnkit.protocol.handshake import HeadersLike
+from wsconnkit.service.approach import Approach, NewToken
+from wsconnkit.service.reconnect import OnReconnectEvent, ShouldRetry, Stopped
 
 
 class connect:  # noqa: N801 - it is called like the function that it is to its users
@@ -69,43 +63,29 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
         on_event: OnReconnectEvent | None = None,
         **kwargs: Any,
     ) -> None:
-        self._uri = parse_uri(uri)
-        if ssl is not None and not self._uri.secure:
-            raise ValueError("ssl is given, but the URI has the scheme ws; use wss, or leave ssl out")
-        self._headers = Headers(headers)
-        if token is not None and ("Authorization" in self._headers or self._uri.user is not None):
-            raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
-        self._token = None if callable(token) else token
-        self._new_token = token if callable(token) else None
-        self._subprotocols = check_subprotocols(subprotocols)
-        self._proxy = parse_proxy(proxy) if isinstance(proxy, str) else None
-        self._proxy_from_environment = proxy is True and "sock" not in kwargs
-        if self._proxy is not None and "sock" in kwargs:
-            raise ValueError("sock is given together with proxy; connect the socket to the proxy, or leave it out")
-        self._proxy_ssl = proxy_ssl
-        self.config = config or ConnectionConfig()
+        self._approach = Approach(
+            uri,
+            token=token,
+            headers=headers,
+            subprotocols=subprotocols,
+            config=config,
+            proxy=proxy,
+            has_ssl=ssl is not None,
+            has_transport="sock" in kwargs,
+        )
+        self.config = self._approach.config
         self._ssl = ssl
-        self._backoff = backoff or BackoffConfig()
+        self._proxy_ssl = proxy_ssl
+        self._backoff = backoff
         self._should_retry = should_retry
         self._on_event = on_event
         self._kwargs = kwargs
-        self._secrets: tuple[str, ...] = ()
         self._connection: Connection | None = None
 
     async def _open(self, *, refresh: bool = False) -> Connection:
-        if self._new_token is not None and (self._token is None or refresh):
-            token: object = await self._new_token()
-            if not isinstance(token, str):
-                raise TypeError(f"token returned {type(token).__name__}; it must be a str")
-            self._token = token
-        headers = self._headers
-        if self._token is not None:
-            headers = Headers([*headers, ("Authorization", f"Bearer {self._token}")])
+        await self._approach.renew_token(refresh=refresh)
         loop = asyncio.get_running_loop()
-        handshake = ClientHandshake(
-            self._uri, self.config, now=loop.time(), headers=headers, subprotocols=self._subprotocols
-        )
-        self._secrets = secrets_of(handshake.request)
+        handshake = self._approach.handshake(loop.time())
         done: asyncio.Future[Connection] = loop.create_future()
 
         def on_progress(opening: Opening) -> None:
@@ -131,7 +111,8 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             raise
 
     async def _connect_transport(self, loop: asyncio.AbstractEventLoop, opening: Opening) -> None:
-        route = Route(self._uri, self.config, self._ssl, self._chosen_proxy(), self._proxy_ssl, self._kwargs)
+        uri = self._approach.uri
+        route = Route(uri, self.config, self._ssl, self._approach.proxy(), self._proxy_ssl, self._kwargs)
         timeout = self.config.handshake.timeout
         connecting = loop.create_task(dial(opening, route))
         # Not wait_for: before Python 3.12 it can swallow a cancellation.
@@ -142,13 +123,8 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             connecting.cancel()
             await asyncio.wait({connecting})
         if timed_out:
-            raise TimeoutError(f"no connection to {self._uri.host_header} within {timeout:g} s")
+            raise TimeoutError(f"no connection to {uri.host_header} within {timeout:g} s")
         await connecting
-
-    def _chosen_proxy(self) -> Proxy | None:
-        if self._proxy_from_environment:
-            return environment_proxy(self._uri.host, self._uri.port, secure=self._uri.secure)
-        return self._proxy
 
     def __await__(self) -> Generator[Any, None, Connection]:
         return self._open().__await__()
@@ -168,14 +144,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
 
     async def _connections(self) -> AsyncGenerator[Connection, None]:
         loop = asyncio.get_running_loop()
-        scheme, path = "wss" if self._uri.secure else "ws", self._uri.resource.partition("?")[0]
-        reconnect = Reconnect(
-            self._backoff,
-            where=f"{scheme}://{self._uri.host_header}{path}",
-            can_refresh=self._new_token is not None,
-            should_retry=self._should_retry,
-            on_event=self._on_event,
-        )
+        reconnect = self._approach.reconnect(self._backoff, should_retry=self._should_retry, on_event=self._on_event)
         refresh = left = False
         while True:
             try:
@@ -183,8 +152,8 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             except Exception as error:
                 ended = error
             else:
-                reconnect.on_open(loop.time())
                 try:
+                    reconnect.on_open(loop.time())
                     yield ws
                 finally:
                     left = ws.state is State.OPEN
@@ -193,7 +162,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
                 ended = connection_closed(ws.close_info)
             jitter = random.random()  # noqa: S311 - nobody gains by guessing it
             step = reconnect.on_end(
-                ended, loop.time(), jitter=jitter, wall_now=time.time(), left=left, secrets=self._secrets
+                ended, loop.time(), jitter=jitter, wall_now=time.time(), left=left, secrets=self._approach.secrets
             )
             if isinstance(step, Stopped):
                 if step.error is not None:
