@@ -166,7 +166,7 @@ class Pump(asyncio.Protocol):
     @property
     def is_ready_to_send(self) -> bool:
         """A message that is sent now will go out, before no other, and the transport has room."""
-        return not self._is_full and not self._line and not self.is_ending
+        return not (self._is_full or self._line or self.is_ending)
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""
