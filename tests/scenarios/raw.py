@@ -110,6 +110,15 @@ class Arrivals:
         return self.connections[self._taken - 1]
 
 
+class Readers(Arrivals):
+    """A handler that reads what comes, and drops it."""
+
+    async def __call__(self, ws: Any) -> None:
+        self.connections.append(ws)
+        async for _ in ws:
+            pass
+
+
 @asynccontextmanager
 async def pair(
     driver: Driver, config: ConnectionConfig | None = None, client_config: ConnectionConfig | None = None

@@ -107,9 +107,7 @@ def test_the_connection_is_closed_when_the_handler_returns(driver: Driver) -> No
     driver.run(main)
 
 
-def test_a_handler_that_raises_closes_with_1011_and_is_logged(
-    driver: Driver, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_handler_that_raises_closes_with_1011_and_is_logged(driver: Driver, caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         async def handler(ws: Any) -> None:
             await ws.recv()
@@ -265,11 +263,15 @@ def test_a_handler_may_close_the_server(driver: Driver) -> None:
 def test_what_a_block_raises_goes_on_as_it_is_and_the_connection_is_closed(driver: Driver) -> None:
     async def main() -> None:
         arrivals = Arrivals(driver)
-        with pytest.raises(ValueError, match="out of the blue"):
+
+        async def block() -> None:
             async with driver.serve(arrivals) as server:
                 async with driver.connect(server):
                     await arrivals.next()
                     raise ValueError("out of the blue")
+
+        with pytest.raises(ValueError, match="out of the blue"):
+            await block()
         assert info(arrivals.connections[0]).clean
 
     driver.run(main)

@@ -22,9 +22,7 @@ PLAIN_SILENT = ConnectionConfig(compression=None, heartbeat=None)
 def beating(driver: Driver, **more: Any) -> ConnectionConfig:
     """Return the default heartbeat and close timeout in the scenario's seconds."""
     heartbeat = HeartbeatConfig(interval=driver.seconds(30), timeout=driver.seconds(5), max_missed=3)
-    return ConnectionConfig(
-        heartbeat=heartbeat, close=CloseConfig(timeout=driver.seconds(5)), compression=None, **more
-    )
+    return ConnectionConfig(heartbeat=heartbeat, close=CloseConfig(timeout=driver.seconds(5)), compression=None, **more)
 
 
 def test_a_client_that_stops_answering_is_closed_with_1001_after_45_seconds(driver: Driver) -> None:

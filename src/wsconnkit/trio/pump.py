@@ -62,6 +62,7 @@ class Pump:
         self._released = False
         self._pumping = False
         self._has_backlog = False
+        self._ends_behind_messages = False
 
     async def run(self, stream: trio.abc.Stream, say_farewell: Callable[[], None]) -> None:
         """Carry the connection to its end; cancelled, `say_farewell` begins the close, which is not waited for."""
@@ -91,6 +92,9 @@ class Pump:
                 self._has_backlog = False
                 self.pump()
                 continue
+            if self._ends_behind_messages:
+                await self._leave_turns()
+                continue
             if self._eof_received or not self.reading:
                 await self._reader.park()
                 continue
@@ -107,8 +111,6 @@ class Pump:
                     self._eof_received = True
                     self.core.receive_eof(trio.current_time())
                 self.pump()
-                if self._ends_behind_messages:
-                    await self._leave_turns()
 
     async def _leave_turns(self) -> None:
         """Let the application answer the messages that came with the end, if it does so without further ado."""
@@ -180,13 +182,10 @@ class Pump:
             self._pumping = False
         self._on_frames()
         self.flush()
-        if self._alarm is not None and not self._released and not self._ends_behind_messages:
-            self._alarm.set(self.core.next_timeout())
-
-    @property
-    def _ends_behind_messages(self) -> bool:
-        timer = self.core.next_timer
-        return timer is not None and timer[0] is Timer.END
+        if self._alarm is not None and not self._released:
+            timer = self.core.next_timer
+            self._ends_behind_messages = timer is not None and timer[0] is Timer.END
+            self._alarm.set(None if timer is None or self._ends_behind_messages else timer[1])
 
     def _deliver(self) -> None:
         core, inbox = self.core, self.inbox

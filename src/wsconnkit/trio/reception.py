@@ -60,7 +60,7 @@ class Reception:
     def __init__(self, rules: Rules, ssl: SSLContext | None = None) -> None:
         self._rules = rules
         self._ssl = ssl
-        self._openings: set[trio.CancelScope] = set()
+        self._openings: dict[trio.CancelScope, _Guest] = {}
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -72,7 +72,7 @@ class Reception:
         scope = trio.CancelScope()
         if self._is_closed:
             scope.cancel()
-        self._openings.add(scope)
+        self._openings[scope] = guest
         is_open = False
         try:
             with scope:
@@ -80,17 +80,18 @@ class Reception:
                     stream = await self._secure(stream, self._ssl)
                 is_open = await guest.open(stream)
         finally:
-            self._openings.discard(scope)
+            del self._openings[scope]
             if not is_open:
                 await drop(stream)
             if guest.connection is not None:
                 await guest.connection.run(stream, Cause.DRAIN)
 
     def close(self) -> None:
-        """Drop all who are here, and whoever still comes."""
+        """Drop all who are here, and whoever still comes; who has just been let in is on the way out of here."""
         self._is_closed = True
-        for scope in self._openings:
-            scope.cancel()
+        for scope, guest in self._openings.items():
+            if guest.connection is None:
+                scope.cancel()
 
     async def _secure(self, stream: trio.abc.Stream, ssl: SSLContext) -> trio.abc.Stream:
         """Return the stream with TLS on it; where that fails, the first read tells."""
@@ -215,5 +216,5 @@ class _Guest:
         connection = Connection(self._handshake.connection(now), rules.config, visitor.request, agreement, session)
         rules.endpoint.enter(connection, session)
         session.log.opened(self._remote_address, visitor.ip, visitor.request.path)
-        on_connection(connection, session)
         self.connection = connection
+        on_connection(connection, session)
