@@ -18,6 +18,7 @@ from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
 from wsconnkit.protocol.events import Closed, Event, PongReceived
 from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
+from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.screen import Judge, Screen
@@ -33,8 +34,8 @@ from wsconnkit.trio.transport import addresses
 class Connection:
     """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
 
-    One task may receive, any number may send, ping and close. A cancelled call leaves the connection whole. All calls
-    are checkpoints.
+    One task may receive, any number may send, ping and close. All calls are checkpoints; a cancelled one leaves the
+    connection whole.
     """
 
     def __init__(
@@ -57,11 +58,11 @@ class Connection:
         self._pump = Pump(core, config.queue, on_frames=self._on_frames, on_event=self._on_event)
         self._inbox = self._pump.inbox
         self._receiver: trio.Event | None = None
-        self._pings = Pings()
+        self._pings = Pings(self._pump)
         self._session = session
         self._screen: Screen | None = None
         self._requests: Requests | None = None
-        self._on_sent_size = None if session is None else session.tally.sent.observe
+        self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.tally.sent.observe
         self._pump.on_size = None if session is None else session.tally.received.observe
         self.draining = Draining(self)
         """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
@@ -113,7 +114,7 @@ class Connection:
     @property
     def queued_bytes(self) -> tuple[int, int]:
         """Bytes that wait for the application, and for the network."""
-        return self._inbox.size, self._core.bytes_to_send + self._pump.unsent
+        return self._inbox.size, self._pump.writer.unsent
 
     @property
     def is_healthy(self) -> bool:
@@ -157,24 +158,44 @@ class Connection:
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
-    async def send(self, message: str | bytes | bytearray | memoryview) -> None:
+    async def send(self, message: Content | PreparedMessage) -> None:
         """Send a message, text for `str` and binary otherwise, after waiting while too much is unsent.
 
-        When it returns, the message will go out whole; cancelled while it waits, it has sent nothing. Raises
-        ConnectionClosed when the connection has ended or is ending, TypeError for other types.
+        When it returns, the message will go out whole, unless slow peers lose messages (`QueueConfig.slow_consumer`);
+        cancelled while it waits, it has sent nothing. Raises ConnectionClosed when the connection has ended or is
+        ending, TypeError for other types.
         """
         await trio.lowlevel.checkpoint()
-        await self._pump.wait_until_ready()
+        pump = self._pump
+        if not pump.writer.is_ready_to_send:
+            if not self._core.outbox.blocks and (self.send_nowait(message) or not pump.writer.is_ending):
+                return
+            await pump.wait_for_turn()
+        try:
+            size = self._core.send(message, trio.current_time())
+        finally:
+            pump.flush()
+        if self._on_sent_size is not None:
+            self._on_sent_size(size)
+
+    def send_nowait(self, message: Content | PreparedMessage) -> bool:
+        """Send a message now, or when all before it has gone out; return False if the peer is too slow, or is gone.
+
+        What that means is up to `QueueConfig.slow_consumer`. Raises TypeError as `send` does.
+        """
+        if self.send_if_ready(message):
+            return True
+        is_taken = not self._pump.writer.is_ending and self._core.send_nowait(message, trio.current_time())
+        (self._pump.arm if is_taken else self._pump.pump)()
+        return is_taken
+
+    def send_if_ready(self, message: Content | PreparedMessage) -> bool:
+        """Send a message if nothing is to wait for, and tell whether it was sent."""
+        if not self._pump.writer.is_ready_to_send:
+            return False
         size = self._core.send(message, trio.current_time())
         if self._on_sent_size is not None:
             self._on_sent_size(size)
-        self._pump.flush()
-
-    def send_if_ready(self, message: str) -> bool:
-        """Send a message if that needs no waiting, and tell whether it was sent."""
-        if not self._pump.is_ready_to_send:
-            return False
-        self._core.send(message, trio.current_time())
         self._pump.flush()
         return True
 
@@ -202,14 +223,7 @@ class Connection:
         Raises ConnectionClosed when the connection ends first, ConcurrencyError when a ping with this payload is
         waiting already, LocalProtocolError for a payload of more than 125 bytes.
         """
-        await self._pump.wait_until_ready()
-        if payload is not None:
-            payload = bytes(memoryview(payload))
-            self._pings.check(payload)
-        now = trio.current_time()
-        payload = self._core.ping(payload, now)
-        self._pump.flush()
-        return await self._pings.pong(payload, now)
+        return await self._pings.ping(payload)
 
     async def close(self, code: int = Cause.LOCAL_CLOSE.code, reason: str = "") -> None:
         """Close and wait for the end, at most the close timeout; safe to repeat, and from several tasks.
@@ -225,12 +239,11 @@ class Connection:
         self._core.close(code, reason, trio.current_time(), cause=cause)
         self._pump.pump()
 
-    aclose = close
-    """The name that trio's resources have for it."""
+    aclose = close  # as all of trio's resources call it
 
     def abort(self) -> None:
         """Drop the stream at once, without a closing handshake."""
-        self._pump.abort()
+        self._pump.writer.abort()
 
     async def wait_closed(self) -> None:
         """Wait until the connection and its stream have ended."""
@@ -253,7 +266,7 @@ class Connection:
         if self._session is not None:
             self._session.on_event(event, self.stats)
         if isinstance(event, Closed):
-            self._pump.wake_senders()
+            self._pump.writer.senders.wake()
             self._pings.on_closed(event.info)
             self.draining.on_closed(event.info)
             if self._requests is not None:
