@@ -107,6 +107,20 @@ def test_the_reconnecting_client_waits_for_its_server() -> None:
     assert stdout.splitlines()[-3:] == ["connected", "subscribe", "hello"]
 
 
+def test_the_server_on_trio_passes_messages_on_and_drains() -> None:
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-c", source("trio_server.py", port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(server, port)
+            assert run("echo_client.py", port).splitlines()[0] == "hello"
+            server.send_signal(signal.SIGTERM)
+            stdout, stderr = server.communicate()
+        finally:
+            server.kill()
+    assert (server.returncode, stdout, stderr) == (0, "drained 0 connections in 0.0 s\n", "")
+
+
 def test_the_core_works_without_io() -> None:
     assert run("sans_io.py").splitlines() == [
         "[Message(data='hello', size=5, final=True)]",

@@ -3,9 +3,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 
 import pytest
-import trio.testing
-
 import trio
+import trio.testing
 
 Main = Callable[[], Awaitable[None]]
 

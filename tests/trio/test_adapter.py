@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
+import trio
 import trio.testing
 import trustme
 
-import trio
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
