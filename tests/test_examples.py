@@ -92,6 +92,35 @@ def test_the_managed_server_answers_logs_and_drains(monkeypatch: pytest.MonkeyPa
     ]
 
 
+def test_the_reconnecting_client_waits_for_its_server() -> None:
+    port = free_port()
+    command = [sys.executable, "-u", "-W", "error", "-c", source("reconnecting_client.py", port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
+        try:
+            assert client.stdout is not None
+            assert re.fullmatch(r"attempt 1 follows in [012]\.\d s\n", client.stdout.readline())
+            with running("echo_server.py", port):
+                stdout, stderr = client.communicate(timeout=60)
+        finally:
+            client.kill()
+    assert (client.returncode, stderr) == (0, "")
+    assert stdout.splitlines()[-3:] == ["connected", "subscribe", "hello"]
+
+
+def test_the_server_on_trio_passes_messages_on_and_drains() -> None:
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-c", source("trio_server.py", port)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(server, port)
+            assert run("echo_client.py", port).splitlines()[0] == "hello"
+            server.send_signal(signal.SIGTERM)
+            stdout, stderr = server.communicate()
+        finally:
+            server.kill()
+    assert (server.returncode, stdout, stderr) == (0, "drained 0 connections in 0.0 s\n", "")
+
+
 def test_the_core_works_without_io() -> None:
     assert run("sans_io.py").splitlines() == [
         "[Message(data='hello', size=5, final=True)]",

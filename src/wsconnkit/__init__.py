@@ -6,6 +6,7 @@ Everything but the adapters is importable from here; those are `wsconnkit.asynci
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from wsconnkit.machines.backoff import Backoff, BackoffConfig
 from wsconnkit.machines.closecodes import CloseCode, describe, is_normal, may_send, should_retry, truncate_reason
 from wsconnkit.machines.closing import Closing, State
 from wsconnkit.machines.compression import CompressionStats
@@ -14,18 +15,22 @@ from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
 from wsconnkit.protocol.connection import Connection, ConnectionStats, Timer, Transport
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import (
+    ClientClosed,
     ConcurrencyError,
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    HandshakeInterrupted,
     InvalidHandshake,
+    InvalidProxy,
     InvalidStatus,
     InvalidURI,
     LocalProtocolError,
+    ProxyRefused,
     WsconnkitError,
 )
 from wsconnkit.protocol.events import (
@@ -51,13 +56,16 @@ from wsconnkit.protocol.handshake import (
 )
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.inbox import Inbox
+from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates
+from wsconnkit.service.backlog import BacklogConfig, WhenFull
 from wsconnkit.service.drain import DrainReport
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.health import Health
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
 from wsconnkit.service.proxies import TrustedProxies
+from wsconnkit.service.reconnect import Opened, ReconnectEvent, Retrying, Stopped
 from wsconnkit.service.requests import RequestTimeout
 from wsconnkit.service.router import Request, RequestRouter
 
@@ -77,7 +85,11 @@ __all__ = [
     "Agreement",
     "AuthFailure",
     "AuthenticationError",
+    "BacklogConfig",
+    "Backoff",
+    "BackoffConfig",
     "Cause",
+    "ClientClosed",
     "ClientHandshake",
     "CloseCode",
     "CloseConfig",
@@ -102,6 +114,7 @@ __all__ = [
     "FrameSizeStats",
     "FrameSizeWarning",
     "HTTPRequest",
+    "HandshakeInterrupted",
     "HandshakeLimits",
     "Headers",
     "Health",
@@ -112,30 +125,39 @@ __all__ = [
     "Inbox",
     "Initiator",
     "InvalidHandshake",
+    "InvalidProxy",
     "InvalidStatus",
     "InvalidURI",
     "LocalProtocolError",
     "Message",
+    "Opened",
     "PingReceived",
     "PongReceived",
+    "PreparedMessage",
     "Principal",
+    "ProxyRefused",
     "QueueConfig",
     "RateLimit",
     "Rates",
+    "ReconnectEvent",
     "Request",
     "RequestError",
     "RequestRouter",
     "RequestTimeout",
     "Response",
+    "Retrying",
     "Role",
     "ServerHandshake",
+    "SlowConsumer",
     "State",
+    "Stopped",
     "Timer",
     "TokenBucket",
     "TokenBuckets",
     "Transport",
     "TrustedProxies",
     "UpgradeRequest",
+    "WhenFull",
     "WsconnkitError",
     "__version__",
     "agree",

@@ -111,7 +111,7 @@ def test_pings_are_answered_at_once_after_a_timer_found_the_buffer_filled(
             while transport.get_write_buffer_size() == 0:  # until the kernel takes no more
                 await ws.send(bytes(40_000))
                 sent += 40_004
-            assert ws._pump.writable.is_set()  # some is stuck, but less than the high-water mark
+            assert ws._pump.is_ready_to_send  # some is stuck, but less than the high-water mark
             await asyncio.sleep(31)  # the heartbeat's timer meets the filled buffer
             writer.transport.resume_reading()  # type: ignore[attr-defined]
             await reader.readexactly(sent + 6)  # and its ping

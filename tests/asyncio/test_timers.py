@@ -159,7 +159,8 @@ def test_a_client_that_reads_slowly_is_not_declared_dead_while_our_ping_waits_be
 ) -> None:
     async def main() -> None:
         arrivals = Arrivals()
-        async with serve(arrivals, "127.0.0.1", 0, config=ConnectionConfig(compression=None)) as server:
+        config = ConnectionConfig(compression=None, queue=QueueConfig(max_unsent_age=None))
+        async with serve(arrivals, "127.0.0.1", 0, config=config) as server:
             client = await RawClient.open(server)
             ws = await arrivals.connections.get()
             client.writer.transport.pause_reading()  # type: ignore[attr-defined]

@@ -261,6 +261,11 @@ def test_tls_to_a_server_without_it_is_told_in_one_line(run: Any) -> None:
         assert failed(run("connect", uri)).startswith(f"cannot connect to {uri}: TLS failed: ")
 
 
+def test_a_proxy_that_is_none_is_told_in_one_line(run: Any) -> None:
+    told = failed(run("connect", "ws://example.test/", env={"all_proxy": "socks5://user:s3cret@127.0.0.1:1"}))
+    assert "names only a SOCKS proxy" in told
+
+
 def test_in_a_terminal_it_prompts_shows_messages_and_closes_at_ctrl_d(terminal: Any) -> None:
     with server(echo) as uri:
         pty = terminal("connect", f"{uri}?token=s3cret")

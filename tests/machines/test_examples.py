@@ -26,6 +26,14 @@ class Outcome(NamedTuple):
 
 
 EXAMPLES = {
+    "backoff": Outcome(
+        [
+            ("backoff.on_failure(0.0, jitter=0.5)", 1.0),
+            ("backoff.on_failure(1.0, jitter=0.5)", 2.0),
+            ("backoff.on_failure(3.0, jitter=0.5, at_least=60.0)", 64.0),
+            ("backoff.on_failure(67.0, jitter=0.5)", None),
+        ]
+    ),
     "closecodes": Outcome(
         [
             ("describe(1009)", "message too big"),

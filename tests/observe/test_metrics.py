@@ -40,6 +40,8 @@ TYPES = {
     "wsconnkit_bytes": "counter",
     "wsconnkit_messages": "counter",
     "wsconnkit_messages_discarded": "counter",
+    "wsconnkit_messages_dropped": "counter",
+    "wsconnkit_dropped_bytes": "counter",
     "wsconnkit_message_size_bytes": "histogram",
     "wsconnkit_queue_bytes": "gauge",
     "wsconnkit_compression_messages": "counter",
@@ -308,6 +310,20 @@ def test_what_goes_wrong_is_added_up() -> None:
     assert value(series, "frame_violations_total") == 1
     assert value(series, "compression_errors_total") == 1
     assert value(series, "messages_discarded_total") == 1
+
+
+def test_what_slow_peers_do_not_get_is_added_up() -> None:
+    server = Server()
+    slow = server.open()
+    slow.server.writing_paused(0.0)
+    for text in ("one", "three"):
+        assert slow.server.send_nowait(text, 0.0)
+    slow.server.writing_resumed(1.0)
+    slow.server.writing_paused(1.0)
+    slow.server.close(1000, "", 2.0)
+    series = scraped(server)
+    assert value(series, "messages_dropped_total") == 2
+    assert value(series, "dropped_bytes_total") == 8
 
 
 def test_what_the_tally_counts_is_shown() -> None:

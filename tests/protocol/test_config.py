@@ -8,7 +8,7 @@ import pytest
 
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
 from wsconnkit.protocol.deflate import CompressionConfig
 
 NAN, INF = float("nan"), float("inf")
@@ -21,7 +21,7 @@ ALL: list[Callable[..., Any]] = [CloseConfig, QueueConfig, HandshakeLimits, Conn
     [
         *(
             (QueueConfig, name, value)
-            for name in ("max_messages", "max_bytes", "write_high_water")
+            for name in ("max_messages", "max_bytes", "write_high_water", "max_unsent_bytes")
             for value in (0, -1, 1.5, NAN)
         ),
         *(
@@ -40,7 +40,7 @@ def test_bad_values_are_refused_by_name(make: Callable[..., Any], name: str, val
 @pytest.mark.parametrize(
     ("make", "name"),
     [
-        *((QueueConfig, name) for name in ("max_messages", "max_bytes", "write_high_water")),
+        *((QueueConfig, name) for name in ("max_messages", "max_bytes", "write_high_water", "max_unsent_bytes")),
         *((HandshakeLimits, name) for name in ("max_line", "max_headers", "max_head", "max_body")),
     ],
 )
@@ -57,6 +57,7 @@ def test_counts_must_be_integers_of_at_least_1(make: Callable[..., Any], name: s
     [
         *((make, "timeout", value) for make in (CloseConfig, HandshakeLimits) for value in (*NO_SECONDS, None)),
         *((ConnectionConfig, "idle_timeout", value) for value in NO_SECONDS),
+        *((QueueConfig, "max_unsent_age", value) for value in NO_SECONDS),
     ],
 )
 def test_times_must_be_finite_numbers_of_seconds(make: Callable[..., Any], name: str, value: object) -> None:
@@ -71,6 +72,14 @@ def test_times_need_not_be_whole(seconds: float) -> None:
     assert CloseConfig(timeout=seconds).timeout == seconds
     assert HandshakeLimits(timeout=seconds).timeout == seconds
     assert ConnectionConfig(idle_timeout=seconds).idle_timeout == seconds
+    assert QueueConfig(max_unsent_age=seconds).max_unsent_age == seconds
+
+
+@pytest.mark.parametrize("value", ["block", None, True, SlowConsumer])
+def test_a_policy_for_slow_consumers_is_a_member_of_its_enum(value: Any) -> None:
+    with pytest.raises(ValueError, match="it must be") as caught:
+        QueueConfig(slow_consumer=value)
+    assert str(caught.value) == f"slow_consumer is {value!r}; it must be a SlowConsumer"
 
 
 PARTS: dict[str, type] = {
@@ -114,6 +123,8 @@ def test_every_part_is_checked() -> None:
         (QueueConfig, "max_messages", 1),
         (QueueConfig, "max_bytes", 1),
         (QueueConfig, "write_high_water", 1),
+        (QueueConfig, "max_unsent_bytes", 1),
+        (QueueConfig, "max_unsent_age", None),
         (HandshakeLimits, "timeout", 0.001),
         (HandshakeLimits, "max_line", 1),
         (HandshakeLimits, "max_headers", 1),

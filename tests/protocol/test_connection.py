@@ -17,7 +17,7 @@ from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import READ_GRACE, HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.connection import Connection, Timer, Transport, check_close
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
@@ -874,7 +874,7 @@ def test_no_verdict_while_we_do_not_read() -> None:
 
 
 def test_no_verdict_while_our_ping_cannot_leave() -> None:
-    connection = opened(config=ConnectionConfig())
+    connection = opened(config=ConnectionConfig(queue=QueueConfig(max_unsent_age=None)))
     connection.writing_paused(1.0)
     for _ in range(20):
         wake(connection)

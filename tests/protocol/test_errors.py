@@ -8,17 +8,21 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.errors import (
+    ClientClosed,
     ConcurrencyError,
     ConnectionClosed,
     ConnectionClosedError,
     ConnectionClosedOK,
+    HandshakeInterrupted,
     InvalidHandshake,
+    InvalidProxy,
     InvalidStatus,
     InvalidURI,
     LocalProtocolError,
+    ProxyRefused,
     WsconnkitError,
     connection_closed,
-    only_tells_of,
+    tells_only_of,
 )
 from wsconnkit.protocol.http import Response
 
@@ -44,8 +48,12 @@ def closed_with(code: int) -> CloseInfo:
         LocalProtocolError("no"),
         ConcurrencyError("no"),
         ConnectionClosed(closed_with(1000)),
+        ClientClosed("no"),
         InvalidURI("no"),
+        InvalidProxy("no"),
         InvalidHandshake("no"),
+        HandshakeInterrupted("no"),
+        ProxyRefused(Response(407)),
         InvalidStatus(Response(403)),
     ],
 )
@@ -57,6 +65,13 @@ def test_errors_are_also_what_the_standard_library_calls_them() -> None:
     assert issubclass(InvalidURI, ValueError)
     assert issubclass(ConcurrencyError, RuntimeError)
     assert issubclass(InvalidStatus, InvalidHandshake)
+    assert issubclass(InvalidProxy, ValueError)
+
+
+def test_a_proxy_is_not_taken_for_the_server() -> None:
+    assert issubclass(ProxyRefused, InvalidHandshake)
+    assert not issubclass(ProxyRefused, InvalidStatus)
+    assert str(ProxyRefused(Response(407, body=b"secret"))) == "the proxy refused to connect: HTTP 407"
 
 
 @pytest.mark.parametrize(
@@ -112,19 +127,23 @@ def test_invalid_status_survives_copying_and_pickling() -> None:
 
 
 class Group(Exception):
-    """What a task group raises; CPython 3.10 has none of its own."""
+    """As `ExceptionGroup`, which Python has from 3.11 on."""
 
     def __init__(self, *exceptions: BaseException) -> None:
-        super().__init__("some tasks failed")
+        super().__init__()
         self.exceptions = exceptions
 
 
-def test_an_error_that_only_tells_of_an_end_is_told_from_all_others() -> None:
-    here, elsewhere = closed_with(1000), closed_with(1000)
-    ended = connection_closed(here)
-    assert only_tells_of(ended, here)
-    assert only_tells_of(Group(ended, Group(ended)), here)
-    other = connection_closed(elsewhere)
-    for error in (other, ValueError(), Group(ended, ValueError()), Group(other)):
-        assert not only_tells_of(error, here)
-    assert not only_tells_of(ValueError(), None)
+def test_what_tells_only_of_an_end_is_known_for_it_also_in_groups() -> None:
+    info, other = closed_with(1006), closed_with(1006)
+    ended = connection_closed(info)
+    assert tells_only_of(ended, info)
+    assert tells_only_of(Group(ended, Group(ended)), info)
+    for error in (
+        connection_closed(other),
+        ValueError(),
+        Group(),
+        Group(ended, ValueError()),
+        Group(Group(ValueError())),
+    ):
+        assert not tells_only_of(error, info)

@@ -26,7 +26,15 @@ from wsconnkit.protocol.events import (
     PongReceived,
 )
 from wsconnkit.protocol.frames import Role
-from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_draining, log_refused, log_server_error
+from wsconnkit.service.log import (
+    ConnectionLog,
+    log_auth_failed,
+    log_draining,
+    log_refused,
+    log_retry,
+    log_server_error,
+    log_stopped,
+)
 
 SETTINGS = settings(deadline=None)
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2ln"
@@ -474,3 +482,26 @@ def test_a_handler_that_fails_keeps_nobody_from_what_comes_after(
     finally:
         logger.removeHandler(handler)
     assert ("the disk is full" in capsys.readouterr().err) is tells
+
+
+def test_a_client_that_comes_back_gives_up_or_is_done_says_so() -> None:
+    with logged() as records:
+        log_retry("ws://example.org/", 2, 1.23456, OSError(f"no {TOKEN}"), [TOKEN])
+        log_stopped("ws://example.org/", 10, ValueError(TOKEN), [TOKEN])
+        log_stopped("ws://example.org/", 0, None, [TOKEN])
+    assert [(record.name, record.levelno) for record in records] == [
+        ("wsconnkit.client", logging.INFO),
+        ("wsconnkit.client", logging.WARNING),
+        ("wsconnkit.client", logging.INFO),
+    ]
+    assert [fields_of(record) for record in records] == [
+        {
+            "type": "connection_retry",
+            "uri": "ws://example.org/",
+            "attempt": 2,
+            "delay": 1.235,
+            "error": "OSError: no ***",
+        },
+        {"type": "connection_gave_up", "uri": "ws://example.org/", "attempts": 10, "error": "ValueError: ***"},
+        {"type": "connection_done", "uri": "ws://example.org/"},
+    ]

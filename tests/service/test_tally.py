@@ -58,6 +58,8 @@ stats_of_connections = st.builds(
     messages_received=counts,
     messages_sent=counts,
     messages_discarded=counts,
+    messages_dropped=counts,
+    bytes_dropped=counts,
     stalls=counts,
 )
 
@@ -161,6 +163,8 @@ def test_totals_take_each_number_from_its_place() -> None:
         messages_received=12,
         messages_sent=13,
         messages_discarded=14,
+        messages_dropped=15,
+        bytes_dropped=16,
         stalls=109,
     )
     totals = Totals()
@@ -180,6 +184,8 @@ def test_totals_take_each_number_from_its_place() -> None:
         messages_received=12,
         messages_sent=13,
         messages_discarded=14,
+        messages_dropped=15,
+        bytes_dropped=16,
     )
 
 

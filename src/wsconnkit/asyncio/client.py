@@ -1,65 +1,91 @@
-"""Connect to WebSocket servers on asyncio."""
+"""Connect to WebSocket servers on asyncio, once or again and again."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl as ssl_module
-from collections.abc import Generator, Sequence
+import time
+from collections.abc import AsyncGenerator, Generator, Sequence
 from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
+from wsconnkit.asyncio.dialing import Route, dial
 from wsconnkit.asyncio.opening import Opening
-from wsconnkit.asyncio.transport import tls_timeouts
+from wsconnkit.machines.backoff import BackoffConfig
+from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike, check_subprotocols
-from wsconnkit.protocol.http import Headers
-from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.protocol.errors import connection_closed
+from wsconnkit.protocol.handshake import HeadersLike
+from wsconnkit.service.approach import Approach, NewToken
+from wsconnkit.service.reconnect import OnReconnectEvent, ShouldRetry, Stopped
 
 
 class connect:  # noqa: N801 - it is called like the function that it is to its users
-    """Connect to `uri`: `async with connect(...) as ws`, or `ws = await connect(...)`.
+    """Connect to `uri`: `async with connect(...) as ws`, `ws = await connect(...)`, or `async for ws in connect(...)`.
 
     uri: ws: or wss:, with credentials where the server wants HTTP Basic ones.
-    token: sent as `Authorization: Bearer`.
+    token: sent as `Authorization: Bearer`; or an async function that returns it, called before the first attempt and
+        again before one that follows a 401 or a close with 1008.
     headers: added to the request.
     subprotocols: those spoken, the preferred first.
     ssl: a client-side context for wss; the default one checks the server's certificate.
+    proxy: the URL of an HTTP proxy, True for the one that the environment names, None for a direct connection.
+    proxy_ssl: a client-side context for a proxy with https.
+    backoff: when `async for` tries again, and how often.
+    should_retry: called with the exception that has ended a connection or an attempt, before `async for` tries again:
+        True does, False does not, None leaves it to the rules.
+    on_event: called with each step of `async for`: Opened, Retrying and Stopped.
     Further keyword arguments go to `loop.create_connection` (`sock`, `local_addr`, `server_hostname`, …).
 
-    Raises InvalidURI, InvalidStatus when the server refuses, InvalidHandshake when it answers something else,
-    TimeoutError when the whole takes longer than `config.handshake.timeout` seconds, OSError as the network does.
+    Raises InvalidURI, InvalidStatus when the server refuses, ProxyRefused when the proxy does, InvalidHandshake when
+    either answers something else, TimeoutError when the whole takes longer than `config.handshake.timeout` seconds,
+    OSError as the network does.
+
+    `async for` gives a connection, and when that has ended and the body is done with it the next one: after a random
+    wait, which grows. It ends when either side closes with 1000, and raises what has ended the last one when another
+    cannot work or has not after the attempts that it has. A connection that the body leaves open is closed.
     """
 
     def __init__(
         self,
         uri: str,
         *,
-        token: str | None = None,
+        token: str | NewToken | None = None,
         headers: HeadersLike = (),
         subprotocols: Sequence[str] = (),
         config: ConnectionConfig | None = None,
         ssl: ssl_module.SSLContext | None = None,
+        proxy: str | bool | None = True,
+        proxy_ssl: ssl_module.SSLContext | None = None,
+        backoff: BackoffConfig | None = None,
+        should_retry: ShouldRetry | None = None,
+        on_event: OnReconnectEvent | None = None,
         **kwargs: Any,
     ) -> None:
-        self._uri = parse_uri(uri)
-        if ssl is not None and not self._uri.secure:
-            raise ValueError("ssl is given, but the URI has the scheme ws; use wss, or leave ssl out")
-        self._headers = Headers(headers)
-        if token is not None:
-            if "Authorization" in self._headers or self._uri.user is not None:
-                raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
-            self._headers = Headers([*self._headers, ("Authorization", f"Bearer {token}")])
-        self._subprotocols = check_subprotocols(subprotocols)
-        self._config = config or ConnectionConfig()
+        self._approach = Approach(
+            uri,
+            token=token,
+            headers=headers,
+            subprotocols=subprotocols,
+            config=config,
+            proxy=proxy,
+            has_ssl=ssl is not None,
+            has_transport="sock" in kwargs,
+        )
+        self.config = self._approach.config
         self._ssl = ssl
+        self._proxy_ssl = proxy_ssl
+        self._backoff = backoff
+        self._should_retry = should_retry
+        self._on_event = on_event
         self._kwargs = kwargs
         self._connection: Connection | None = None
 
-    async def _open(self) -> Connection:
+    async def _open(self, *, refresh: bool = False) -> Connection:
+        await self._approach.renew_token(refresh=refresh)
         loop = asyncio.get_running_loop()
-        handshake = ClientHandshake(
-            self._uri, self._config, now=loop.time(), headers=self._headers, subprotocols=self._subprotocols
-        )
+        handshake = self._approach.handshake(loop.time())
         done: asyncio.Future[Connection] = loop.create_future()
 
         def on_progress(opening: Opening) -> None:
@@ -69,7 +95,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
                 done.set_exception(handshake.error)
             elif handshake.agreement is not None:
                 core = handshake.connection(loop.time())
-                connection = Connection(core, self._config, handshake.request, handshake.agreement)
+                connection = Connection(core, self.config, handshake.request, handshake.agreement)
                 opening.hand_over(connection)
                 done.set_result(connection)
 
@@ -85,16 +111,10 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             raise
 
     async def _connect_transport(self, loop: asyncio.AbstractEventLoop, opening: Opening) -> None:
-        kwargs = dict(self._kwargs)
-        if self._uri.secure:
-            kwargs["ssl"] = self._ssl or ssl_module.create_default_context()
-            kwargs.setdefault("server_hostname", self._uri.host)
-            kwargs = {**tls_timeouts(self._config), **kwargs}
-        if "sock" not in kwargs:
-            kwargs.setdefault("host", self._uri.host)
-            kwargs.setdefault("port", self._uri.port)
-        timeout = self._config.handshake.timeout
-        connecting = loop.create_task(loop.create_connection(lambda: opening, **kwargs))
+        uri = self._approach.uri
+        route = Route(uri, self.config, self._ssl, self._approach.proxy(), self._proxy_ssl, self._kwargs)
+        timeout = self.config.handshake.timeout
+        connecting = loop.create_task(dial(opening, route))
         # Not wait_for: before Python 3.12 it can swallow a cancellation.
         try:
             await asyncio.wait({connecting}, timeout=timeout)
@@ -103,7 +123,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             connecting.cancel()
             await asyncio.wait({connecting})
         if timed_out:
-            raise TimeoutError(f"no connection to {self._uri.host_header} within {timeout:g} s")
+            raise TimeoutError(f"no connection to {uri.host_header} within {timeout:g} s")
         await connecting
 
     def __await__(self) -> Generator[Any, None, Connection]:
@@ -116,3 +136,37 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
     async def __aexit__(self, *exc: object) -> None:
         assert self._connection is not None  # __aenter__ made it
         await self._connection.close()
+
+    def __aiter__(self) -> AsyncGenerator[Connection, None]:
+        if "sock" in self._kwargs:
+            raise ValueError("sock is given; it serves one connection, and `async for` makes more")
+        return self._connections()
+
+    async def _connections(self) -> AsyncGenerator[Connection, None]:
+        loop = asyncio.get_running_loop()
+        reconnect = self._approach.reconnect(self._backoff, should_retry=self._should_retry, on_event=self._on_event)
+        refresh = left = False
+        while True:
+            try:
+                ws = await self._open(refresh=refresh)
+            except Exception as error:
+                ended = error
+            else:
+                try:
+                    reconnect.on_open(loop.time())
+                    yield ws
+                finally:
+                    left = ws.state is State.OPEN
+                    await ws.close()
+                assert ws.close_info is not None  # it was waited for
+                ended = connection_closed(ws.close_info)
+            jitter = random.random()  # noqa: S311 - nobody gains by guessing it
+            step = reconnect.on_end(
+                ended, loop.time(), jitter=jitter, wall_now=time.time(), left=left, secrets=self._approach.secrets
+            )
+            if isinstance(step, Stopped):
+                if step.error is not None:
+                    raise step.error
+                return
+            refresh = step.refresh
+            await asyncio.sleep(step.delay)

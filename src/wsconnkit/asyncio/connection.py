@@ -22,6 +22,7 @@ from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
 from wsconnkit.protocol.events import Closed, Event, PongReceived
 from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
+from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.screen import Judge, Screen
@@ -60,11 +61,11 @@ class Connection:
         self._loop = self._pump.loop
         self._receiver: asyncio.Future[None] | None = None
         self._calls = 0
-        self._pings = Pings()
+        self._pings = Pings(self._pump)
         self._session = session
         self._screen: Screen | None = None
         self._requests: Requests | None = None
-        self._on_sent_size = None if session is None else session.tally.sent.observe
+        self._on_sent_size = self._pump.on_sent = None if session is None else session.tally.sent.observe
         self._pump.on_size = None if session is None else session.tally.received.observe
         self.draining = Draining(self)
         """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
@@ -115,9 +116,7 @@ class Connection:
     @property
     def queued_bytes(self) -> tuple[int, int]:
         """Bytes that wait for the application, and for the network."""
-        transport = self._pump.transport
-        unsent = 0 if transport is None else transport.get_write_buffer_size()
-        return self._inbox.size, self._core.bytes_to_send + unsent
+        return self._inbox.size, self._pump.unsent
 
     @property
     def is_healthy(self) -> bool:
@@ -162,27 +161,41 @@ class Connection:
             self._pump.resume_reading()
         return message
 
-    async def send(self, message: str | bytes | bytearray | memoryview) -> None:
+    async def send(self, message: Content | PreparedMessage) -> None:
         """Send a message, text for `str` and binary otherwise, after waiting while too much is unsent.
 
-        When it returns, the message will go out whole; cancelled while it waits, it has sent nothing. Raises
-        ConnectionClosed when the connection has ended or is ending, TypeError for other types.
+        When it returns, the message will go out whole, unless slow peers lose messages (`QueueConfig.slow_consumer`);
+        cancelled while it waits, it has sent nothing. Raises ConnectionClosed when the connection has ended or is
+        ending, TypeError for other types.
         """
         self._calls += 1
         if self._calls % _TURN == 0:
             await asyncio.sleep(0)  # a peer that reads as fast as we send must not keep the loop for itself
         if not self._pump.is_ready_to_send:
-            await self._pump.wait_until_ready()
+            if not self._core.outbox.blocks and (self.send_nowait(message) or not self._pump.is_ending):
+                return
+            await self._pump.wait_for_turn()
         self._send(message)
 
-    def send_if_ready(self, message: str) -> bool:
-        """Send a message if that needs no waiting, and tell whether it was sent."""
+    def send_nowait(self, message: Content | PreparedMessage) -> bool:
+        """Send a message now, or when all before it has gone out; return False if the peer is too slow, or is gone.
+
+        What that means is up to `QueueConfig.slow_consumer`. Raises TypeError as `send` does.
+        """
+        if self.send_if_ready(message):
+            return True
+        is_taken = not self._pump.is_ending and self._core.send_nowait(message, self._loop.time())
+        (self._pump.arm if is_taken else self._pump.pump)()
+        return is_taken
+
+    def send_if_ready(self, message: Content | PreparedMessage) -> bool:
+        """Send a message if nothing is to wait for, and tell whether it was sent."""
         if self._pump.is_ready_to_send:
             self._send(message)
             return True
         return False
 
-    def _send(self, message: str | bytes | bytearray | memoryview) -> None:
+    def _send(self, message: Content | PreparedMessage) -> None:
         size = self._core.send(message, self._loop.time())
         if self._on_sent_size is not None:
             self._on_sent_size(size)
@@ -212,14 +225,7 @@ class Connection:
         Raises ConnectionClosed when the connection ends first, ConcurrencyError when a ping with this payload is
         waiting already, LocalProtocolError for a payload of more than 125 bytes.
         """
-        await self._pump.wait_until_ready()
-        if payload is not None:
-            payload = bytes(memoryview(payload))
-            self._pings.check(payload)
-        now = self._loop.time()
-        payload = self._core.ping(payload, now)
-        self._pump.flush()
-        return await self._pings.pong(payload, now)
+        return await self._pings.ping(payload)
 
     async def close(self, code: int = Cause.LOCAL_CLOSE.code, reason: str = "") -> None:
         """Close and wait for the end, at most the close timeout; safe to repeat, and from several tasks.
@@ -261,7 +267,7 @@ class Connection:
         if self._session is not None:
             self._session.on_event(event, self.stats)
         if isinstance(event, Closed):
-            self._pump.writable.set()
+            self._pump.senders.wake()
             self._pings.on_closed(event.info)
             self.draining.on_closed(event.info)
             if self._requests is not None:

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import asyncio
 
+from wsconnkit.asyncio.pump import Pump
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.errors import ConcurrencyError, connection_closed
 
 
 class Pings:
-    """Waits for pongs; each ping in it has a payload of its own."""
+    """Sends pings and waits for their pongs; each that waits has a payload of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[bytes, tuple[float, asyncio.Future[float]]] = {}
 
-    def check(self, payload: bytes) -> None:
-        """Raise ConcurrencyError when a ping with this payload waits already."""
-        if payload in self._waiting:
-            raise ConcurrencyError("a ping with this payload waits for its pong already")
-
-    async def pong(self, payload: bytes, sent_at: float) -> float:
-        """Wait for the pong to a ping that was sent at `sent_at`; return the seconds between them."""
+    async def ping(self, payload: bytes | bytearray | memoryview | None) -> float:
+        """Send a ping and wait for its pong; return the seconds between them."""
+        await self._pump.wait_until_writable()
+        if payload is not None:
+            payload = bytes(memoryview(payload))
+            if payload in self._waiting:
+                raise ConcurrencyError("a ping with this payload waits for its pong already")
+        sent_at = self._loop.time()
+        payload = self._pump.core.ping(payload, sent_at)
+        self._pump.flush()
         pong: asyncio.Future[float] = self._loop.create_future()
         self._waiting[payload] = sent_at, pong
         try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import cast
+from typing import NoReturn, cast
 
+from wsconnkit.asyncio.senders import Senders
 from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close, set_nodelay
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
@@ -29,6 +30,7 @@ class Pump(asyncio.Protocol):
     screen: called with each frame of a message; returns those that the application may have now.
     on_size: called with the size of each message that the application may have, in bytes.
     on_frames: called after a read, when the inbox may have more.
+    on_sent: called with the size of each message that goes out after it had to wait, in bytes.
     on_event: called with each event that is not a message.
     """
 
@@ -38,12 +40,15 @@ class Pump(asyncio.Protocol):
         self.core = core
         self.screen: Callable[[Message], Iterable[Message]] | None = None
         self.on_size: Callable[[int], None] | None = None
+        self.on_sent: Callable[[int], None] | None = None
         self.inbox = Inbox(queue)
         self.loop = asyncio.get_running_loop()
         self.transport: asyncio.Transport | None = None
-        self.writable = asyncio.Event()
-        """Set while no more is unsent than may be."""
-        self.writable.set()
+        self.senders = Senders(core)
+        self._line = core.outbox.line
+        self._is_full = False  # the transport holds more than it may
+        self._is_lowered = False
+        self._taken = 0
         self.gone = asyncio.Event()
         """Set when the transport has ended, and the connection with it."""
         self._on_frames = on_frames
@@ -93,12 +98,20 @@ class Pump(asyncio.Protocol):
         self.gone.set()
 
     def pause_writing(self) -> None:  # noqa: D102
-        self.writable.clear()
+        self._is_full = True
+        self.senders.pause()
         self.core.writing_paused(self.loop.time())
+        if self.transport is not None:
+            self._taken = self.core.stats.bytes_sent - self.transport.get_write_buffer_size()
+        self.arm()
 
     def resume_writing(self) -> None:  # noqa: D102
+        if self._is_lowered and self.transport is not None:
+            self._is_lowered = False
+            self.transport.set_write_buffer_limits(high=self._write_high_water, low=0)
         self.core.writing_resumed(self.loop.time())
-        self.writable.set()
+        self._is_full = False
+        self.senders.resume()
         self.flush()
 
     def pump(self) -> None:
@@ -112,6 +125,10 @@ class Pump(asyncio.Protocol):
             self._pumping = False
         self._on_frames()
         self.flush()
+        self.arm()
+
+    def arm(self) -> None:
+        """Wake the core when it wants to be woken."""
         if not self._released:
             self._alarm.set(self.core.next_timeout())
 
@@ -136,43 +153,80 @@ class Pump(asyncio.Protocol):
             self._unpause()  # the peer's answer to our close is still to be read
 
     @property
+    def unsent(self) -> int:
+        """Bytes that wait for the network."""
+        written = 0 if self.transport is None else self.transport.get_write_buffer_size()
+        return self.core.outbox.size + self.core.bytes_to_send + written
+
+    @property
     def is_ending(self) -> bool:
         """Nothing can be sent any more."""
         return self.core.state is not State.OPEN or self.transport is None or self.transport.is_closing()
 
     @property
     def is_ready_to_send(self) -> bool:
-        """A message that is sent now will go out, and not too much is unsent."""
-        return self.writable.is_set() and not self.is_ending
-
-    async def wait_until_ready(self) -> None:
-        """Wait while too much is unsent. Raises ConnectionClosed when nothing can be sent any more."""
-        while not self.is_ready_to_send:
-            if self.is_ending:
-                await self.gone.wait()
-                assert self.core.close_info is not None  # nothing else ends the pump
-                raise connection_closed(self.core.close_info)
-            await self.writable.wait()
+        """A message that is sent now will go out, before no other, and the transport has room."""
+        return not (self._is_full or self._line or self.is_ending)
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""
         self._flush_scheduled = False
         transport = self.transport
-        if transport is None or self._released:
-            return
-        data = self.core.data_to_send()
-        if data:
-            transport.write(data)
-        if self.core.transport is not Transport.OPEN:
-            self._obey(transport)
+        if transport is not None and not self._released:
+            data = self.core.data_to_send()
+            if data:
+                transport.write(data)
+            if self._line and not transport.is_closing():
+                self._send_waiting(transport)
+            if self.core.transport is not Transport.OPEN:
+                self._obey(transport)
+        if self.senders.in_line:
+            self.senders.wake()
+
+    def _send_waiting(self, transport: asyncio.Transport) -> None:
+        while sizes := self.core.send_waiting(self.loop.time()):
+            transport.write(self.core.data_to_send())
+            if self.on_sent is not None:
+                for size in sizes:
+                    self.on_sent(size)
 
     def flush_soon(self) -> None:
         """Flush now, or with what else answers the messages of the same read."""
         if not self.inbox.messages or self.core.bytes_to_send > _COALESCE:
             self.flush()
-        elif not self._flush_scheduled:
+        else:
+            self.schedule_flush()
+
+    def schedule_flush(self) -> None:
+        """Flush when those who run now have had their turn."""
+        if not self._flush_scheduled:
             self._flush_scheduled = True
             self.loop.call_soon(self.flush)
+
+    async def wait_until_writable(self) -> None:
+        """Wait while the transport has no room. Raises ConnectionClosed when nothing can be sent any more."""
+        if not self.is_ending:
+            await self.senders.wait_for_room()
+        if self.is_ending:
+            await self._raise_closed()
+
+    async def wait_for_turn(self) -> None:
+        """Wait until all that waits by now has gone out. Raises ConnectionClosed when nothing can be sent any more.
+
+        When it returns, the message must be sent before anybody else runs.
+        """
+        if not self.is_ending:
+            try:
+                await self.senders.wait_for_turn()
+            finally:
+                self.schedule_flush()  # for those behind
+        if self.is_ending:
+            await self._raise_closed()
+
+    async def _raise_closed(self) -> NoReturn:
+        await self.gone.wait()
+        assert self.core.close_info is not None  # nothing else ends the pump
+        raise connection_closed(self.core.close_info)
 
     def _obey(self, transport: asyncio.Transport) -> None:
         if self.core.transport is Transport.ABORT:
@@ -187,15 +241,22 @@ class Pump(asyncio.Protocol):
             end_writing(transport)
 
     def _on_timer(self) -> None:
-        now = self.loop.time()
-        # Less than the high-water mark may be stuck too, which asyncio does not tell.
-        stuck = self.transport is not None and self.writable.is_set() and self.transport.get_write_buffer_size() > 0
-        if stuck:
-            self.core.writing_paused(now)
-        self.core.handle_timeout(now)
-        if stuck:
-            self.core.writing_resumed(now)
+        if self.transport is not None and not self.transport.is_closing():
+            self._look_at_buffer(self.transport)
+        self.core.handle_timeout(self.loop.time())
         self.pump()
+
+    def _look_at_buffer(self, transport: asyncio.Transport) -> None:
+        """Tell the core what asyncio does not: that less than the high-water mark is stuck, or that some has left."""
+        unsent = transport.get_write_buffer_size()
+        if self._is_full:
+            taken = self.core.stats.bytes_sent - unsent
+            if taken != self._taken:
+                self._taken = taken
+                self.core.writing_progressed(self.loop.time())
+        elif unsent:
+            self._is_lowered = True
+            transport.set_write_buffer_limits(high=0, low=0)  # which pauses, until all has left
 
     def _take_turns(self) -> None:
         """Go on with what was read when others have had their turn, and read no more before."""

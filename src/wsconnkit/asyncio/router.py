@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
-from wsconnkit.protocol.errors import ConnectionClosed, only_tells_of
+from wsconnkit.protocol.errors import ConnectionClosed, tells_only_of
 from wsconnkit.service.router import Call, Cancel, Pass, Reply, Request, RequestRouter
 
 
@@ -57,7 +57,7 @@ class _Calls:
     async def _run(self, call: Call) -> None:
         try:
             text, error = self._calls.finish(call.request_id, await self._outcome(call), time.time())
-            if error is not None and not only_tells_of(error, self._ws.close_info):
+            if error is not None and not tells_only_of(error, self._ws.close_info):
                 self._ws.log.request_error(call.request_id, error)
             if text is not None:
                 await self._ws.send(text)

@@ -17,7 +17,7 @@ from wsconnkit.asyncio.signals import stop_on_signals
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import check_close
-from wsconnkit.protocol.errors import only_tells_of
+from wsconnkit.protocol.errors import tells_only_of
 from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport, check_times
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.health import Health, measure
@@ -179,7 +179,7 @@ class Server:
             await self._handler(ws)
         except Exception as error:
             # That the client has left is no error of the handler; what another connection says is.
-            if not only_tells_of(error, ws.close_info):
+            if not tells_only_of(error, ws.close_info):
                 ws.log.handler_error(error)
                 ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
         finally:

@@ -16,7 +16,7 @@ from wsconnkit.cli.failure import os_error_text, printable, without_query
 from wsconnkit.cli.lines import Lines
 from wsconnkit.cli.screen import Screen, open_screen
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.errors import ConnectionClosed, InvalidHandshake, InvalidStatus, InvalidURI
+from wsconnkit.protocol.errors import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 from wsconnkit.protocol.uri import parse_uri
 
 _PING_INTERVAL = 5.0
@@ -91,7 +91,7 @@ async def _open(uri: str, where: str, config: ConnectionConfig) -> Connection:
         # Cut last, so that no half of a token is left.
         body = without_query(error.response.body.decode("utf-8", "replace"), uri)[:_MAX_BODY]
         reason = f"the server refused with HTTP {_named(error.response.status)}" + (f": {body}" if body else "")
-    except (InvalidHandshake, TimeoutError) as error:
+    except (InvalidHandshake, InvalidProxy, TimeoutError) as error:
         reason = str(error)
     except (OSError, UnicodeError) as error:
         reason = os_error_text(error)

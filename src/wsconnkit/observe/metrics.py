@@ -135,8 +135,11 @@ def _families(tally: Tally, sums: _Sums, is_draining: bool) -> Iterator[Metric]:
     yield _counter("bytes", "Bytes on the wire, without opening handshakes.", directions, "direction")
     directions = _directions(totals.messages_received, totals.messages_sent)
     yield _counter("messages", "Messages that were received whole or sent.", directions, "direction")
-    text = "Messages that were dropped because we were closing."
+    text = "Messages from peers that were dropped because we were closing."
     yield _counter("messages_discarded", text, {(): totals.messages_discarded})
+    text = "Messages to peers that were dropped because they read too slowly, or not before the end."
+    yield _counter("messages_dropped", text, {(): totals.messages_dropped})
+    yield _counter("dropped_bytes", "Bytes of the messages to peers that were dropped.", {(): totals.bytes_dropped})
     sizes: dict[tuple[str, ...], Histogram] = {("in",): tally.received, ("out",): tally.sent}
     yield _histogram("message_size_bytes", "Sizes of messages without compression.", sizes, "direction")
     queues: _Series = {("inbound",): sums.unread, ("outbound",): sums.unsent}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from enum import Enum
 from math import inf
 
 from wsconnkit.machines.framesize import MIB, FrameLimits
@@ -20,20 +21,44 @@ class CloseConfig:
         _check_seconds(self, "timeout")
 
 
+class SlowConsumer(Enum):
+    """What becomes of our messages when the peer does not read as fast as they come."""
+
+    BLOCK = "block"
+    """`send` waits; `send_nowait` takes what fits into the queue, and refuses the rest."""
+    DROP_OLDEST = "drop_oldest"
+    """The messages that have waited longest make room for new ones; `send` does not wait."""
+    DROP_NEWEST = "drop_newest"
+    """What does not fit into the queue is dropped; `send` does not wait."""
+    CLOSE = "close"
+    """The first message that does not fit closes the connection with 1013; `send` does not wait."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
-    """How much may wait for the application, and for the network. Raises ValueError for a limit below 1.
+    """How much may wait for the application, and for the network. Raises ValueError for values out of range.
 
     max_messages, max_bytes: received messages that the application has not taken; above either, reading pauses.
-    write_high_water: unsent bytes above which `send` waits.
+    write_high_water: bytes in the transport's buffer above which messages wait.
+    max_unsent_bytes: of messages that wait for the transport, with 128 more counted for each.
+    max_unsent_age: seconds that a message may wait, and for which the peer may take nothing at all, or None. A message
+        that is older is dropped where `slow_consumer` is to drop, else the connection is closed with 1013.
+    slow_consumer: what to do when the peer is too slow.
     """
 
     max_messages: int = 256
     max_bytes: int = MIB
     write_high_water: int = 64 * 1024
+    max_unsent_bytes: int = MIB
+    max_unsent_age: float | None = 30.0
+    slow_consumer: SlowConsumer = SlowConsumer.BLOCK
 
     def __post_init__(self) -> None:
-        _check_counts(self, "max_messages", "max_bytes", "write_high_water")
+        _check_counts(self, "max_messages", "max_bytes", "write_high_water", "max_unsent_bytes")
+        if self.max_unsent_age is not None:
+            _check_seconds(self, "max_unsent_age")
+        if not isinstance(self.slow_consumer, SlowConsumer):
+            raise ValueError(f"slow_consumer is {self.slow_consumer!r}; it must be a SlowConsumer")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,7 +123,7 @@ _PARTS = {
 }
 
 
-def _check_seconds(config: CloseConfig | HandshakeLimits | ConnectionConfig, name: str) -> None:
+def _check_seconds(config: CloseConfig | QueueConfig | HandshakeLimits | ConnectionConfig, name: str) -> None:
     value = getattr(config, name)
     if not (isinstance(value, (int, float)) and 0 < value < inf):
         raise ValueError(f"{name} is {value!r}; it must be a finite number of seconds, more than 0")

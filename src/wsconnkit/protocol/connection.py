@@ -40,9 +40,13 @@ from wsconnkit.protocol.events import (
     PongReceived,
 )
 from wsconnkit.protocol.frames import Frame, FrameError, FrameReader, Opcode, Role, encode_frame, parse_close
+from wsconnkit.protocol.outbox import Outbox, Put, Turn
+from wsconnkit.protocol.prepared import Content, PreparedMessage, payload_of
 
 MAX_CONTROL_PAYLOAD = 125
 """Bytes (RFC 6455, section 5.5)."""
+_BATCH = 64 * 1024
+"""Bytes after which no more waiting messages are handed over at once."""
 
 
 class Transport(Enum):
@@ -61,6 +65,8 @@ class Timer(Enum):
     HEARTBEAT = "heartbeat"
     IDLE = "idle"
     CLOSE = "close"
+    UNSENT = "unsent"
+    """A message has waited for too long, or the peer has taken nothing for as long."""
     END = "end"
     """The peer ended the connection behind messages in the same read, which may be answered first."""
 
@@ -77,6 +83,10 @@ class ConnectionStats:
     messages_sent: int = 0
     messages_discarded: int = 0
     """Messages that were not read when we closed, or arrived after it."""
+    messages_dropped: int = 0
+    """Messages that the application gave us to send without waiting, and that were not sent."""
+    bytes_dropped: int = 0
+    """The sizes of those."""
     stalls: int = 0
 
 
@@ -112,6 +122,7 @@ class Connection:
         "_is_client",
         "_last_in",
         "_last_out",
+        "_late_at",
         "_message_at",
         "_messages_in_read",
         "_now",
@@ -126,6 +137,7 @@ class Connection:
         "_writing_paused",
         "bytes_to_send",
         "close_info",
+        "outbox",
         "stats",
         "transport",
     )
@@ -159,6 +171,9 @@ class Connection:
         self._reading_paused = False
         self._writing_paused = False
         self._pending_pong: bytes | None = None
+        self.outbox = Outbox(config.queue, self.stats)
+        """What waits until the transport has room; see there."""
+        self._late_at: float | None = None
         self._sending: Opcode | None = None
         self._sent_size = 0
 
@@ -236,26 +251,91 @@ class Connection:
 
     # What the application does.
 
-    def send(self, message: str | bytes | bytearray | memoryview, now: float, *, final: bool = True) -> int:
+    def send(self, message: Content | PreparedMessage, now: float, *, final: bool = True) -> int:
         """Send a message, text for `str` and binary otherwise, and return its size in bytes.
 
-        `final=False` sends a first or middle fragment.
+        It goes before all that waits in the outbox. `final=False` sends a first or middle fragment.
 
         Raises LocalProtocolError when the connection is not open, or when a fragment's type differs from that
         of its message, or for text that is no valid Unicode; TypeError for other types.
         """
         self._tick(now)
-        opcode, payload = _payload_of(message)
+        if type(message) is PreparedMessage:
+            prepared, opcode, payload = message, message.opcode, message.payload
+        else:
+            prepared = None
+            opcode, payload = payload_of(message)  # type: ignore[arg-type]
         if self._closing.state is not State.OPEN:
             raise LocalProtocolError(f"cannot send a message in state {self._closing.state.name}; it must be OPEN")
-        if self._sending is None and final:
-            self._send_whole(opcode, payload)
-        else:
+        if self._sending is not None or not final:
             self._send_fragment(opcode, payload, final)
+        elif prepared is not None:
+            self._send_prepared(prepared)
+        else:
+            self._send_whole(opcode, payload)
         if final:
             self.stats.messages_sent += 1
         self._message_at = self._now
         return len(payload)
+
+    @property
+    def is_clear(self) -> bool:
+        """Nothing waits in the outbox and the adapter takes bytes, so that a message may be sent at once."""
+        return not self._writing_paused and not self.outbox.line
+
+    def send_nowait(self, message: Content | PreparedMessage, now: float) -> bool:
+        """Send a message as soon as all before it has gone out; return False when it is dropped instead.
+
+        It is when the connection is not open, and when more would wait than may: that may close the connection too.
+
+        Raises LocalProtocolError for text that is no valid Unicode; TypeError for other types.
+        """
+        self._tick(now)
+        if not isinstance(message, PreparedMessage):
+            message = PreparedMessage(message)
+        if self._closing.state is not State.OPEN:
+            return False
+        if self.is_clear and self._sending is None:
+            self.send(message, now)
+            return True
+        put = self.outbox.put(message, self._now)
+        if put is Put.OVERFLOW:
+            self._end_slow("too much is unsent")
+        self._watch_age()
+        return put is Put.TAKEN
+
+    def queue_up(self, owner: object, now: float) -> Turn:
+        """Return a place behind all that waits, for a sender; `owner` will be among `turns_due` when it is its turn.
+
+        When it is, call `leave`, send one message, and go on with `send_waiting`.
+        """
+        self._tick(now)
+        turn = self.outbox.queue_up(owner)
+        self._watch_age()
+        return turn
+
+    def leave(self, turn: Turn, now: float) -> None:
+        """Give up a place, to send or not; safe to repeat."""
+        self._tick(now)
+        self.outbox.leave(turn)
+        self._watch_age()
+
+    def turns_due(self) -> list[object]:
+        """Return who is to be woken: whose turn it is, and once those who will have none since the connection ends."""
+        return self.outbox.turns_due()
+
+    def send_waiting(self, now: float) -> list[int]:
+        """Send messages that wait, up to the next sender, as long as the adapter takes them; return their sizes.
+
+        Write what there is to send afterwards, and repeat until the answer is empty.
+        """
+        self._tick(now)
+        sizes: list[int] = []
+        if self._closing.state is State.OPEN and self._sending is None and not self._writing_paused:
+            while self.bytes_to_send < _BATCH and (message := self.outbox.take()) is not None:
+                sizes.append(self.send(message, now))
+            self._watch_age()
+        return sizes
 
     def ping(self, payload: bytes | None, now: float) -> bytes:
         """Send a ping of at most 125 bytes, four random ones for None, and return its payload.
@@ -301,13 +381,23 @@ class Connection:
             self._message_at = self._now
 
     def writing_paused(self, now: float) -> None:
-        """Bytes are stuck in the adapter's buffer: pongs are held back, and no pong is waited for."""
+        """Bytes are stuck in the adapter's buffer: messages wait, pongs are held back, and no pong is waited for."""
         self._tick(now)
-        self._writing_paused = True
-        self._heartbeat.writing_paused(self._now)
+        if not self._writing_paused:
+            self._writing_paused = True
+            self._heartbeat.writing_paused(self._now)
+            self.outbox.stuck(self._now)
+            self._watch_age()
+
+    def writing_progressed(self, now: float) -> None:
+        """Some bytes have left the adapter's buffer, not all: the peer reads, if slowly."""
+        self._tick(now)
+        if self._writing_paused:
+            self.outbox.stuck(self._now)
+            self._watch_age()
 
     def writing_resumed(self, now: float) -> None:
-        """All bytes have left the adapter's buffer."""
+        """All bytes have left the adapter's buffer; `send_waiting` may have more at once."""
         self._tick(now)
         if self._writing_paused:
             self._writing_paused = False
@@ -315,6 +405,8 @@ class Connection:
             if self._pending_pong is not None and self._closing.state is State.OPEN:
                 self._write(Opcode.PONG, self._pending_pong)
             self._pending_pong = None
+            self.outbox.unstuck()
+            self._watch_age()
 
     # What goes out.
 
@@ -375,6 +467,11 @@ class Connection:
         for timer in self._deadlines.handle_timeout(self._now):
             if timer is Timer.CLOSE:
                 self._act(Input.TIMEOUT)
+            elif timer is Timer.UNSENT:
+                self._late_at = None
+                if self.outbox.on_late(self._now):
+                    self._end_slow("nothing was read for too long")
+                self._watch_age()
             else:
                 self._idle_is_due = False
                 idle_at = self._idle_at
@@ -496,6 +593,20 @@ class Connection:
         if beat.dead:
             self._end(Input.GIVE_UP, CloseFrame(Cause.HEARTBEAT.code, "connection timeout"), Cause.HEARTBEAT)
 
+    def _watch_age(self) -> None:
+        """Keep the deadline of what waits where the outbox has it."""
+        late_at = self.outbox.late_at if self._closing.state is State.OPEN else None
+        if late_at == self._late_at:
+            return  # setting it again would put off the verdict
+        self._late_at = late_at
+        if late_at is None:
+            self._deadlines.clear(Timer.UNSENT)
+        else:
+            self._deadlines.set(Timer.UNSENT, late_at)
+
+    def _end_slow(self, reason: str) -> None:
+        self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.SLOW_CONSUMER.code, reason), Cause.SLOW_CONSUMER)
+
     def _end(
         self, event: Input, frame: CloseFrame | None, cause: Cause, initiator: Initiator = Initiator.LOCAL
     ) -> None:
@@ -503,7 +614,17 @@ class Connection:
         if self._closing.state is State.OPEN:
             self._cause, self._initiator = cause, initiator
             self._deadlines.clear(Timer.IDLE)
+            if self.outbox.line:
+                self._empty_outbox(is_in_order=event is Input.LOCAL_CLOSE or event is Input.PEER_CLOSE)
         self._act(event, frame)
+        self._watch_age()
+
+    def _empty_outbox(self, *, is_in_order: bool) -> None:
+        """Send what waits only for the turn of a sender, who will not have it; a Close frame waits for nothing else."""
+        if is_in_order and self._sending is None and not self._writing_paused:
+            for message in self.outbox.empty():
+                self.send(message, self._now)
+        self.outbox.drop()
 
     def _act(self, event: Input, frame: CloseFrame | None = None) -> None:
         phase = self._closing.state
@@ -551,6 +672,24 @@ class Connection:
             self.stats.compression.outbound.on_compressed(before=size, after=len(compressed))
             self._write(opcode, compressed, compressed=True)
 
+    def _send_prepared(self, message: PreparedMessage) -> None:
+        deflater = self._deflater
+        deflated = None
+        if deflater is not None and deflater.wants(message.size):
+            deflated = message.deflate(deflater)
+        outbound = self.stats.compression.outbound
+        if deflated is None:
+            outbound.on_uncompressed(message.size)
+        else:
+            outbound.on_compressed(before=message.size, after=len(deflated))
+        if self._is_client or (deflated is not None and deflater is not None and deflater.settings is None):
+            payload = message.payload if deflated is None else deflated
+            self._write(message.opcode, payload, compressed=deflated is not None)
+        else:
+            data = message.frame(deflated)
+            self._output.append(data)
+            self.bytes_to_send += len(data)
+
     def _send_fragment(self, opcode: Opcode, payload: bytes, final: bool) -> None:
         if self._sending is None:
             frame_opcode = opcode
@@ -582,17 +721,6 @@ def check_close(code: object, reason: object) -> None:
         )
     if not isinstance(reason, str):
         raise LocalProtocolError(f"close reason is of type {type(reason).__name__}; it must be str")
-
-
-def _payload_of(message: str | bytes | bytearray | memoryview) -> tuple[Opcode, bytes]:
-    if isinstance(message, str):
-        try:
-            return Opcode.TEXT, message.encode()
-        except UnicodeEncodeError as error:
-            raise LocalProtocolError(f"text cannot be sent as UTF-8: {error}") from None
-    if isinstance(message, (bytes, bytearray, memoryview)):
-        return Opcode.BINARY, bytes(message)
-    raise TypeError(f"message is of type {type(message).__name__}; it must be str, bytes, bytearray or memoryview")
 
 
 def _deflate_pair(config: CompressionConfig, agreed: DeflateParams, *, is_client: bool) -> tuple[Deflater, Inflater]:

@@ -172,6 +172,11 @@ class Deflater:
         self._context_takeover = context_takeover
         self._compressor: zlib._Compress | None = None
 
+    @property
+    def settings(self) -> tuple[int, int, int] | None:
+        """What a compressed message depends on besides its content; None with context takeover, where it is more."""
+        return None if self._context_takeover else (self._level, self._memory_level, self._bits)
+
     def wants(self, size: int) -> bool:
         """Tell whether a message of `size` bytes is to be compressed."""
         # zlib cannot compress with a window of 256 bytes; sending as is, is always allowed (RFC 7692, section 6).

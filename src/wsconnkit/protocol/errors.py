@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -41,25 +40,48 @@ class ConnectionClosedError(ConnectionClosed):
     """The connection has ended in another way than it should."""
 
 
+class ClientClosed(WsconnkitError):
+    """A client that reconnects was closed, or its server has closed with 1000: there will be no connection."""
+
+
 def connection_closed(info: CloseInfo) -> ConnectionClosed:
     """Return the exception that tells of `info`."""
     return ConnectionClosedOK(info) if info.ok else ConnectionClosedError(info)
 
 
-def only_tells_of(error: BaseException, info: CloseInfo | None) -> bool:
-    """Tell whether `error` only says how one connection ended, also as the group of errors that a task group raises."""
-    errors: Iterable[BaseException] | None = getattr(error, "exceptions", None)
-    if errors is not None:
-        return all(only_tells_of(each, info) for each in errors)
-    return isinstance(error, ConnectionClosed) and error.info is info
+def tells_only_of(error: BaseException, info: CloseInfo | None) -> bool:
+    """Whether `error` says no more than that the connection ended as `info` tells, alone or in groups of exceptions."""
+    if isinstance(error, ConnectionClosed):
+        return error.info is info
+    parts = getattr(error, "exceptions", ())
+    return bool(parts) and all(tells_only_of(part, info) for part in parts)
 
 
 class InvalidURI(WsconnkitError, ValueError):
     """A URI that no WebSocket connection can be made to."""
 
 
+class InvalidProxy(WsconnkitError, ValueError):
+    """A URL of a proxy that no connection can be made through."""
+
+
 class InvalidHandshake(WsconnkitError):
     """The opening handshake failed."""
+
+
+class HandshakeInterrupted(InvalidHandshake):
+    """The transport ended before the opening handshake did; the next attempt may fare better."""
+
+
+class ProxyRefused(InvalidHandshake):
+    """The proxy did not make a connection to the server; `response` is what it answered, without its body."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__(response)
+        self.response = response
+
+    def __str__(self) -> str:
+        return f"the proxy refused to connect: HTTP {self.response.status}"
 
 
 class InvalidStatus(InvalidHandshake):

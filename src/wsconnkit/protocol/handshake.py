@@ -22,7 +22,7 @@ from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection, Transport
 from wsconnkit.protocol.deflate import DeflateParams, client_accept, client_offer, server_accept
-from wsconnkit.protocol.errors import InvalidHandshake, InvalidStatus, LocalProtocolError
+from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus, LocalProtocolError
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.http import ExtensionOffer, Headers, Response, is_token, parse_extensions
 from wsconnkit.protocol.uri import URI
@@ -490,7 +490,7 @@ class ClientHandshake(_Handshake):
         if self._refused is not None:
             self._fail_refused()
         else:
-            self._fail(InvalidHandshake(f"the connection ended during the opening handshake: {error or 'EOF'}"))
+            self._fail(HandshakeInterrupted(f"the connection ended during the opening handshake: {error or 'EOF'}"))
 
     def handle_timeout(self, now: float) -> None:
         """Fail when the server is too slow."""

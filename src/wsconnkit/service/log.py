@@ -14,6 +14,7 @@ from wsconnkit.service.tokens import redact
 
 _connection = logging.getLogger("wsconnkit.connection")
 _server = logging.getLogger("wsconnkit.server")
+_client = logging.getLogger("wsconnkit.client")
 
 _MAX_SECRETS = 16
 """The latest tokens in messages that a connection keeps out of its lines."""
@@ -136,6 +137,25 @@ def log_server_error(event_type: str, error: BaseException, secrets: Iterable[st
 def log_draining(connections: int, window: float, grace: float) -> None:
     """Log that a drain has begun."""
     _log(_server, logging.INFO, "server_draining", connections=connections, window=window, grace=grace)
+
+
+def log_retry(where: str, attempt: int, delay: float, error: Exception, secrets: Iterable[str]) -> None:
+    """Log that a client makes another attempt in `delay` seconds; `error` has ended what was before."""
+    told = _told(error, secrets)
+    _log(_client, logging.INFO, "connection_retry", uri=where, attempt=attempt, delay=round(delay, 3), error=told)
+
+
+def log_stopped(where: str, attempts: int, error: Exception | None, secrets: Iterable[str]) -> None:
+    """Log that a client does not come back: it gave up for `error`, or was done."""
+    if error is None:
+        _log(_client, logging.INFO, "connection_done", uri=where)
+    else:
+        told = _told(error, secrets)
+        _log(_client, logging.WARNING, "connection_gave_up", uri=where, attempts=attempts, error=told)
+
+
+def _told(error: Exception, secrets: Iterable[str]) -> str:
+    return redact(f"{type(error).__name__}: {error}", secrets)
 
 
 def _log(

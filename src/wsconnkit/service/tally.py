@@ -80,6 +80,8 @@ class Totals:
     messages_received: int = 0
     messages_sent: int = 0
     messages_discarded: int = 0
+    messages_dropped: int = 0
+    bytes_dropped: int = 0
     frame_violations: int = 0
     frame_warnings: int = 0
     compressed_received: int = 0
@@ -93,6 +95,7 @@ class Totals:
     def add(self, connections: Iterable[ConnectionStats]) -> None:
         """Add the stats of connections."""
         bytes_received = bytes_sent = messages_received = messages_sent = messages_discarded = violations = warnings = 0
+        messages_dropped = bytes_dropped = 0
         compressed_received = received_before = received_after = errors = 0
         compressed_sent = sent_before = sent_after = 0
         # There may be ten thousand of them while an event loop waits: names are cheaper here than attributes, and sums
@@ -103,6 +106,8 @@ class Totals:
             messages_received += stats.messages_received
             messages_sent += stats.messages_sent
             messages_discarded += stats.messages_discarded
+            messages_dropped += stats.messages_dropped
+            bytes_dropped += stats.bytes_dropped
             frames, compression = stats.frames, stats.compression
             violations += frames.violations
             warnings += frames.warnings
@@ -119,6 +124,8 @@ class Totals:
         self.messages_received += messages_received
         self.messages_sent += messages_sent
         self.messages_discarded += messages_discarded
+        self.messages_dropped += messages_dropped
+        self.bytes_dropped += bytes_dropped
         self.frame_violations += violations
         self.frame_warnings += warnings
         self.compressed_received += compressed_received

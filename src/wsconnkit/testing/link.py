@@ -202,8 +202,11 @@ class Endpoint:
             self._unsent = self._unsent[written:]
             if self._unsent:
                 connection.writing_paused(now)
+                if written:
+                    connection.writing_progressed(now)
                 break
             connection.writing_resumed(now)
+            connection.send_waiting(now)
             self._unsent = connection.data_to_send()
         if connection.transport is Transport.ABORT:
             self._ended = True

@@ -1,0 +1,153 @@
+"""Ways through an HTTP proxy: which one to take, and how to ask it for a tunnel (RFC 9110, section 9.3.6).
+
+tunnel = Tunnel(parse_proxy("http://user:password@proxy.example.org:3128"), "example.org", 443)
+tunnel.data_to_send()               # the CONNECT request
+tunnel.receive_data(data)           # until `is_open`, or `error` is set
+"""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+
+import h11
+
+from wsconnkit.protocol.config import HandshakeLimits
+from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidProxy, InvalidURI, ProxyRefused
+from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.uri import parse_uri
+
+# RFC 6455, section 4.1: "If multiple proxies are configured, [prefer] the proxy for HTTPS connections".
+_SCHEMES = {True: ("wss", "https", "all"), False: ("ws", "https", "http", "all")}
+
+
+@dataclass(frozen=True, slots=True)
+class Proxy:
+    """An HTTP proxy, and what it knows us by."""
+
+    secure: bool
+    host: str
+    port: int
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+
+
+def parse_proxy(url: str) -> Proxy:
+    """Parse a URL such as `http://user:password@example.org:3128`, also without `http://`. Raises InvalidProxy."""
+    # Like a URI, it is not quoted in errors: there may be a password in it.
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        scheme, rest = "http", url
+    if scheme.lower() not in ("http", "https"):
+        raise InvalidProxy("the URL of the proxy has another scheme than http and https; write http://host:port")
+    secure = scheme.lower() == "https"
+    try:
+        uri = parse_uri(f"{'wss' if secure else 'ws'}://{rest}")
+    except InvalidURI:
+        raise InvalidProxy("the URL of the proxy cannot be parsed; write http://host:port") from None
+    if uri.resource != "/":
+        raise InvalidProxy("the URL of the proxy has a path or a query; write http://host:port")
+    return Proxy(secure, uri.host, uri.port, uri.user, uri.password)
+
+
+def environment_proxy(host: str, port: int, *, secure: bool) -> Proxy | None:
+    """Return the proxy that the environment or the system names for a server, None for a direct connection.
+
+    For wss it is `wss_proxy`, `https_proxy` or `all_proxy`, for ws `ws_proxy`, `https_proxy`, `http_proxy` or
+    `all_proxy`, also in capitals; `no_proxy` lists what is reached without, and this machine itself always is. Raises
+    InvalidProxy for URLs of no HTTP proxy.
+    """
+    if _is_loopback(host):
+        return None
+    # It brings half of the standard library along, which those who connect to this machine do not need.
+    from urllib.request import getproxies, proxy_bypass
+
+    proxies = getproxies()
+    urls = [proxies[scheme] for scheme in _SCHEMES[secure] if scheme in proxies]
+    if not urls or proxy_bypass(authority(host, port)):
+        return None
+    usable = [url for url in urls if not url.lower().startswith("socks")]
+    if not usable:
+        raise InvalidProxy(
+            "the environment names only a SOCKS proxy, which is not supported; "
+            "set https_proxy to an HTTP proxy, or pass proxy=None to connect without one"
+        )
+    return parse_proxy(usable[0])
+
+
+def authority(host: str, port: int) -> str:
+    """Return `host:port`, as CONNECT wants it, with an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _is_loopback(host: str) -> bool:
+    name = host.rstrip(".").lower()
+    try:
+        return name == "localhost" or name.endswith(".localhost") or ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+class Tunnel:
+    """Asks a proxy for a connection to `host` and `port`; then `is_open` or `error` will be set."""
+
+    def __init__(self, proxy: Proxy, host: str, port: int, limits: HandshakeLimits | None = None) -> None:
+        self._limits = limits or HandshakeLimits()
+        self._h11 = h11.Connection(h11.CLIENT, self._limits.max_head)
+        self.is_open = False
+        """What is sent from now on reaches the server."""
+        self.error: InvalidHandshake | None = None
+        """Why there is no way through this proxy."""
+        target = authority(host, port)
+        headers = [("Host", target)]
+        if proxy.user is not None:
+            credentials = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
+            headers.append(("Proxy-Authorization", f"Basic {credentials}"))
+        request = h11.Request(method="CONNECT", target=target, headers=headers)
+        self._output = (self._h11.send(request) or b"") + (self._h11.send(h11.EndOfMessage()) or b"")
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes to send to the proxy and forget them."""
+        data, self._output = self._output, b""
+        return data
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the proxy. Never raises."""
+        if self.error is not None or not data:
+            return
+        if self.is_open:
+            self._fail_early()
+            return
+        self._h11.receive_data(data)
+        try:
+            while not self._is_over:
+                event = self._h11.next_event()
+                if isinstance(event, h11.Response):
+                    self._on_response(event)
+                elif not isinstance(event, h11.InformationalResponse):
+                    return  # more data is needed
+        except h11.RemoteProtocolError as error:
+            self.error = InvalidHandshake(f"the proxy's response is malformed: {error}")
+
+    def receive_eof(self, error: OSError | None = None) -> None:
+        """The transport has ended."""
+        if not self._is_over:
+            self.error = HandshakeInterrupted(f"the connection to the proxy ended before its answer: {error or 'EOF'}")
+
+    @property
+    def _is_over(self) -> bool:
+        return self.is_open or self.error is not None
+
+    def _on_response(self, event: h11.Response) -> None:
+        if not 200 <= event.status_code < 300:
+            self.error = ProxyRefused(Response(event.status_code, Headers.from_raw(event.headers.raw_items())))
+        elif self._h11.trailing_data[0]:
+            self._fail_early()
+        else:
+            self.is_open = True
+
+    def _fail_early(self) -> None:
+        # Neither TLS nor WebSocket lets the server speak first; taken for its words, they would be the proxy's.
+        self.is_open = False
+        self.error = InvalidHandshake("the proxy sent more than its answer before anything was asked of the server")

@@ -1,0 +1,11 @@
+"""WebSocket connections on trio."""
+
+from wsconnkit.trio.attach import attach
+from wsconnkit.trio.broadcast import broadcast
+from wsconnkit.trio.client import connect
+from wsconnkit.trio.connection import Connection
+from wsconnkit.trio.router import answer_requests
+from wsconnkit.trio.server import Server
+from wsconnkit.trio.serving import serve
+
+__all__ = ["Connection", "Server", "answer_requests", "attach", "broadcast", "connect", "serve"]

@@ -1,0 +1,299 @@
+"""A WebSocket connection on trio: carries out what the core decides, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager
+from typing import Any
+from uuid import uuid4
+
+import trio
+from typing_extensions import Self
+
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.closeinfo import Cause, CloseInfo
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionStats
+from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
+from wsconnkit.protocol.events import Closed, Event, PongReceived
+from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
+from wsconnkit.protocol.prepared import Content, PreparedMessage
+from wsconnkit.service.log import ConnectionLog
+from wsconnkit.service.principal import Principal
+from wsconnkit.service.screen import Judge, Screen
+from wsconnkit.service.session import Session
+from wsconnkit.service.tokens import secrets_of
+from wsconnkit.trio.draining import Draining
+from wsconnkit.trio.pings import Pings
+from wsconnkit.trio.pump import Pump
+from wsconnkit.trio.requests import Requests
+from wsconnkit.trio.transport import addresses
+
+
+class Connection:
+    """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
+
+    One task may receive, any number may send, ping and close. All calls are checkpoints; a cancelled one leaves the
+    connection whole.
+    """
+
+    def __init__(
+        self,
+        core: Core,
+        config: ConnectionConfig,
+        request: UpgradeRequest,
+        agreement: Agreement,
+        session: Session | None = None,
+    ) -> None:
+        self.log = session.log if session is not None else ConnectionLog(uuid4().hex, secrets=secrets_of(request))
+        """Where the connection's events go."""
+        self.upgrade_request = request
+        """The request that the client opened the connection with."""
+        self.response_headers = agreement.headers
+        """The headers of the server's answer to it."""
+        self.subprotocol = agreement.subprotocol
+        """The subprotocol agreed on, or None."""
+        self._core = core
+        self._pump = Pump(core, config.queue, on_frames=self._on_frames, on_event=self._on_event)
+        self._inbox = self._pump.inbox
+        self._receiver: trio.Event | None = None
+        self._pings = Pings(self._pump)
+        self._session = session
+        self._screen: Screen | None = None
+        self._requests: Requests | None = None
+        self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.tally.sent.observe
+        self._pump.on_size = None if session is None else session.tally.received.observe
+        self.draining = Draining(self)
+        """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
+        self.on_closed: Callable[[], None] = lambda: None
+        """Called when the connection ends."""
+        self.remote_address: Any = None
+        """The peer's address as the socket has it."""
+        self.local_address: Any = None
+        """Our address as the socket has it."""
+
+    async def run(self, stream: trio.abc.Stream, farewell: Cause = Cause.LOCAL_CLOSE) -> None:
+        """Live on a stream whose opening handshake is done, to the end; `serve`, `connect` and `attach` call this.
+
+        Cancelled, it says `farewell` and ends at once.
+        """
+        self.local_address, self.remote_address = addresses(stream)
+        await self._pump.run(stream, lambda: self.start_close(farewell.code, "", farewell))
+
+    @property
+    def id(self) -> str:
+        """A unique name, for logs and for `server.connections`."""
+        return self.log.connection_id
+
+    @property
+    def principal(self) -> Principal | None:
+        """Who the connection belongs to; None without authentication."""
+        return None if self._session is None else self._session.principal
+
+    @property
+    def state(self) -> State:
+        """Where the connection stands."""
+        return self._core.state
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds from the last answered ping to its pong; None before the first."""
+        return self._core.latency
+
+    @property
+    def stats(self) -> ConnectionStats:
+        """What the connection has carried so far."""
+        return self._core.stats
+
+    @property
+    def close_info(self) -> CloseInfo | None:
+        """How the connection ended; None until then."""
+        return self._core.close_info
+
+    @property
+    def queued_bytes(self) -> tuple[int, int]:
+        """Bytes that wait for the application, and for the network."""
+        return self._inbox.size, self._pump.writer.unsent
+
+    @property
+    def is_healthy(self) -> bool:
+        """The connection is open and no ping of the heartbeat has gone unanswered since the last byte."""
+        return self._core.state is State.OPEN and not self._core.missed
+
+    async def recv(self) -> str | bytes:
+        """Return the next message; messages that arrived before the end are returned after it too.
+
+        Raises ConnectionClosed when there is none left, ConcurrencyError when another task is waiting for one.
+        """
+        if self._inbox.messages:
+            await trio.lowlevel.checkpoint()
+        while (message := self._inbox.get_message()) is None:
+            await self._frames()
+        if not self._pump.reading:
+            self._pump.resume_reading()
+        return message
+
+    async def recv_streaming(self) -> AsyncIterator[str | bytes]:
+        """Yield the next message frame by frame, as the peer fragmented it; raises as `recv` does.
+
+        Texts come when they are whole where messages are looked at first: for rates, tokens and answers to requests.
+        """
+        final = False
+        while not final:
+            await trio.lowlevel.checkpoint()
+            while (frame := self._inbox.get_frame()) is None:
+                await self._frames()
+            if not self._pump.reading:
+                self._pump.resume_reading()
+            final = frame.final
+            yield frame.data
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        try:
+            return await self.recv()
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
+
+    async def send(self, message: Content | PreparedMessage) -> None:
+        """Send a message, text for `str` and binary otherwise, after waiting while too much is unsent.
+
+        When it returns, the message will go out whole, unless slow peers lose messages (`QueueConfig.slow_consumer`);
+        cancelled while it waits, it has sent nothing. Raises ConnectionClosed when the connection has ended or is
+        ending, TypeError for other types.
+        """
+        await trio.lowlevel.checkpoint()
+        pump = self._pump
+        if not pump.writer.is_ready_to_send:
+            if not self._core.outbox.blocks and (self.send_nowait(message) or not pump.writer.is_ending):
+                return
+            await pump.wait_for_turn()
+        try:
+            size = self._core.send(message, trio.current_time())
+        finally:
+            pump.flush()
+        if self._on_sent_size is not None:
+            self._on_sent_size(size)
+
+    def send_nowait(self, message: Content | PreparedMessage) -> bool:
+        """Send a message now, or when all before it has gone out; return False if the peer is too slow, or is gone.
+
+        What that means is up to `QueueConfig.slow_consumer`. Raises TypeError as `send` does.
+        """
+        if self.send_if_ready(message):
+            return True
+        is_taken = not self._pump.writer.is_ending and self._core.send_nowait(message, trio.current_time())
+        (self._pump.arm if is_taken else self._pump.pump)()
+        return is_taken
+
+    def send_if_ready(self, message: Content | PreparedMessage) -> bool:
+        """Send a message if nothing is to wait for, and tell whether it was sent."""
+        if not self._pump.writer.is_ready_to_send:
+            return False
+        size = self._core.send(message, trio.current_time())
+        if self._on_sent_size is not None:
+            self._on_sent_size(size)
+        self._pump.flush()
+        return True
+
+    async def request(self, payload: Any, timeout: float | None = 30.0) -> Any:  # noqa: ASYNC109 - as on asyncio
+        """Send a request and return the payload of its answer; any number may be under way.
+
+        timeout: seconds until RequestTimeout, None for as long as the connection lives.
+        Raises RequestError when the other side answers with an error, ConnectionClosed when the connection ends first,
+        TypeError or ValueError for a payload that is no JSON. Cancelled or timed out, it tells the other side so.
+        """
+        return await self._asking.ask("request", payload, timeout)
+
+    async def reauthenticate(self, token: str, timeout: float | None = 30.0) -> None:  # noqa: ASYNC109
+        """Give the server a fresh token for the same subject, before the one before expires; raises as `request`."""
+        self.log.keep_out(token)
+        await self._asking.ask("auth", {"token": token}, timeout)
+
+    def busy(self) -> AbstractContextManager[None]:
+        """Return a block in which a drain leaves the connection open, until its deadline."""
+        return self.draining.busy()
+
+    async def ping(self, payload: bytes | bytearray | memoryview | None = None) -> float:
+        """Send a ping, wait for its pong and return the seconds between them.
+
+        Raises ConnectionClosed when the connection ends first, ConcurrencyError when a ping with this payload is
+        waiting already, LocalProtocolError for a payload of more than 125 bytes.
+        """
+        return await self._pings.ping(payload)
+
+    async def close(self, code: int = Cause.LOCAL_CLOSE.code, reason: str = "") -> None:
+        """Close and wait for the end, at most the close timeout; safe to repeat, and from several tasks.
+
+        A reason is cut to 123 bytes of UTF-8. Cancelled, it still closes. Raises LocalProtocolError for a code
+        that cannot be sent.
+        """
+        self.start_close(code, reason, Cause.LOCAL_CLOSE)
+        await self._pump.gone.wait()
+
+    def start_close(self, code: int, reason: str, cause: Cause) -> None:
+        """Begin to close, without waiting; `cause` goes into `close_info`."""
+        self._core.close(code, reason, trio.current_time(), cause=cause)
+        self._pump.pump()
+
+    aclose = close  # as all of trio's resources call it
+
+    def abort(self) -> None:
+        """Drop the stream at once, without a closing handshake."""
+        self._pump.writer.abort()
+
+    async def wait_closed(self) -> None:
+        """Wait until the connection and its stream have ended."""
+        await self._pump.gone.wait()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.close()
+
+    def _on_frames(self) -> None:
+        if self._receiver is not None:
+            self._receiver.set()
+
+    def _on_event(self, event: Event) -> None:
+        if isinstance(event, PongReceived):
+            self._pings.on_pong(event.payload)
+        self.log.event(event, self.stats)
+        if self._session is not None:
+            self._session.on_event(event, self.stats)
+        if isinstance(event, Closed):
+            self._pump.writer.senders.wake()
+            self._pings.on_closed(event.info)
+            self.draining.on_closed(event.info)
+            if self._requests is not None:
+                self._requests.on_closed(event.info)
+            self.on_closed()
+
+    def screen_with(self, judge: Judge) -> None:
+        """Show each message to `judge` before the application gets it."""
+        if self._screen is None:
+            self._screen = Screen(within=self._inbox.is_unfinished)
+            self._pump.screen = self._screen.pass_on
+        self._screen.judges.append(judge)
+
+    @property
+    def _asking(self) -> Requests:
+        if self._requests is None:
+            self._requests = Requests(self)
+        return self._requests
+
+    async def _frames(self) -> None:
+        """Wait until more may be in the inbox."""
+        if self._core.close_info is not None:
+            raise connection_closed(self._core.close_info)
+        if self._receiver is not None:
+            raise ConcurrencyError("another task waits for messages of this connection already")
+        self._receiver = trio.Event()
+        try:
+            await self._receiver.wait()
+        finally:
+            self._receiver = None

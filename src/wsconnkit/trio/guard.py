@@ -1,0 +1,77 @@
+"""Carries out on trio what the session of a server's connection decides."""
+
+from __future__ import annotations
+
+import time
+
+import trio
+
+from wsconnkit.protocol.http import Response
+from wsconnkit.service.principal import AuthenticationError, AuthFailure
+from wsconnkit.service.session import Action, Renew, Reply, Session
+from wsconnkit.trio.authentication import Authentication
+from wsconnkit.trio.connection import Connection
+from wsconnkit.trio.transport import Alarm
+
+
+class Guard:
+    """Holds one connection to its session: what it may send, and for how long.
+
+    authentication: finds out whose a fresh token is; None where none is taken.
+    nursery: where it does so, and where it waits for the token to expire.
+    """
+
+    def __init__(
+        self, connection: Connection, session: Session, authentication: Authentication | None, nursery: trio.Nursery
+    ) -> None:
+        self._connection = connection
+        self._session = session
+        self._authentication = authentication
+        self._nursery = nursery
+        self._renewing = trio.CancelScope()
+        self._alarm = Alarm(nursery, self._on_timer)
+        self._alarm.set(session.next_timeout())
+        if session.judges_messages:
+            connection.screen_with(self._on_message)
+
+    def stop(self) -> None:
+        """The connection has ended."""
+        self._alarm.cancel()
+        self._renewing.cancel()
+
+    def _on_message(self, message: str | bytes) -> bool:
+        action = self._session.on_message(message, trio.current_time(), time.time())
+        if action is not None:
+            self._carry_out(action)
+        return action is not None
+
+    def _on_timer(self) -> None:
+        action = self._session.handle_timeout(trio.current_time())
+        if action is not None:
+            self._carry_out(action)
+        self._alarm.set(self._session.next_timeout())
+
+    def _carry_out(self, action: Action) -> None:
+        if isinstance(action, Reply):
+            self._connection.send_if_ready(action.text)
+        elif isinstance(action, Renew):
+            self._renewing = trio.CancelScope()
+            self._nursery.start_soon(self._renew, action, self._renewing)
+        else:
+            self._connection.start_close(action.cause.code, action.reason, action.cause)
+
+    async def _renew(self, renew: Renew, scope: trio.CancelScope) -> None:
+        assert self._authentication is not None  # or there would be nothing to renew
+        with scope:
+            try:
+                principal = await self._authentication(renew.token, self._connection.upgrade_request)
+                if isinstance(principal, Response):
+                    raise AuthenticationError(AuthFailure.INVALID, f"refused with {principal.status}")
+            except Exception as error:
+                reply = self._session.not_renewed(error, renew.request_id, time.time())
+            else:
+                reply = self._session.renewed(principal, renew.request_id, trio.current_time(), time.time())
+            self._carry_out(reply)
+            self._alarm.cancel()
+            if not scope.cancel_called:
+                self._alarm.set(self._session.next_timeout())

@@ -1,0 +1,83 @@
+"""What several modules of this package do with trio's clock and streams."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Callable
+from typing import Any
+
+import trio
+
+MAX_READ = 64 * 1024
+"""Bytes that are read at once."""
+
+
+class Alarm:
+    """Calls `ring` at a deadline; one that moves later costs nothing until the old one has passed.
+
+    nursery: where it waits, while there is a deadline.
+    shield: wait on when the nursery is cancelled from outside; whoever made the alarm then cancels it.
+    """
+
+    def __init__(self, nursery: trio.Nursery, ring: Callable[[], None], *, shield: bool = False) -> None:
+        self._nursery = nursery
+        self._ring = ring
+        self._shield = shield
+        self._scope: trio.CancelScope | None = None
+
+    def set(self, deadline: float | None) -> None:
+        """Ring at `deadline` seconds on trio's clock, or before; None leaves everything as it is."""
+        if deadline is None:
+            return
+        if self._scope is None:
+            self._scope = trio.CancelScope(deadline=deadline, shield=self._shield)
+            self._nursery.start_soon(self._wait, self._scope)
+        elif deadline < self._scope.deadline:
+            self._scope.deadline = deadline
+
+    def cancel(self) -> None:
+        """Do not ring."""
+        if self._scope is not None:
+            self._scope.cancel()
+            self._scope = None
+
+    async def _wait(self, scope: trio.CancelScope) -> None:
+        with scope:
+            await trio.sleep_forever()
+        if scope is self._scope:  # else it was cancelled
+            self._scope = None
+            self._ring()
+
+
+def addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
+    """Return our address and the peer's, None each where the stream is over no socket."""
+    inner: object = stream
+    while isinstance(inner, trio.SSLStream):
+        inner = inner.transport_stream
+    if not isinstance(inner, trio.SocketStream):
+        return None, None
+    try:
+        return inner.socket.getsockname(), inner.socket.getpeername()
+    except OSError:  # the peer has left already
+        return None, None
+
+
+async def end_writing(stream: trio.abc.Stream) -> None:
+    """End our side of the stream; TLS has no half-close, so there it ends altogether."""
+    if isinstance(stream, trio.abc.HalfCloseableStream):
+        await stream.send_eof()
+    else:
+        await stream.aclose()
+
+
+async def drop(stream: trio.abc.Stream) -> None:
+    """Close the stream at once, also where everything is being cancelled."""
+    with trio.CancelScope(shield=True):
+        await trio.aclose_forcefully(stream)
+
+
+def os_error(error: trio.BrokenResourceError) -> OSError | None:
+    """Return what the operating system said of a stream that broke, None for an end without an error."""
+    cause = error.__cause__
+    # A peer that ends TLS without saying so is common, and ends the connection as any other end does.
+    return cause if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLEOFError) else None

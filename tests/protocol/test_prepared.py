@@ -1,0 +1,161 @@
+"""A message for many connections: the same bytes for all that agreed on the same, and the right ones for the others."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsconnkit.machines.compression import DirectionStats
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
+from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.protocol.events import Message
+from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.prepared import PreparedMessage
+
+TEXT = "to everybody: " * 200
+ALONE = DeflateParams(True, True, 15, 15)
+TAKEOVER = DeflateParams(False, False, 15, 15)
+NARROW = DeflateParams(True, True, 10, 10)
+
+
+def opened(
+    role: Role = Role.SERVER, deflate: DeflateParams | None = None, compression: CompressionConfig | None = None
+) -> Connection:
+    config = ConnectionConfig(compression=compression or CompressionConfig())
+    return Connection(role, config, now=0.0, deflate=deflate)
+
+
+def sent(connection: Connection, message: PreparedMessage | str | bytes) -> bytes:
+    connection.send(message, 0.0)
+    return connection.data_to_send()
+
+
+def received(role: Role, deflate: DeflateParams | None, data: bytes) -> list[str | bytes]:
+    peer = opened(Role.CLIENT if role is Role.SERVER else Role.SERVER, deflate)
+    peer.receive_data(data, 0.0)
+    return [event.data for event in peer.events() if isinstance(event, Message)]
+
+
+@pytest.mark.parametrize("deflate", [None, ALONE, TAKEOVER, NARROW, DeflateParams(True, True, 8, 8)])
+@pytest.mark.parametrize("role", list(Role))
+@pytest.mark.parametrize("message", ["", "short", TEXT, b"", TEXT.encode(), os.urandom(5000)])
+def test_it_arrives_as_the_message_it_was_made_of(
+    role: Role, deflate: DeflateParams | None, message: str | bytes
+) -> None:
+    prepared = PreparedMessage(message)
+    data = b""
+    first, second = opened(role, deflate), opened(role, deflate)
+    for _ in range(2):
+        data += sent(first, prepared)
+        sent(second, prepared)
+    assert received(role, deflate, data) == [message, message]
+
+
+@pytest.mark.parametrize("deflate", [None, ALONE, TAKEOVER, NARROW])
+@pytest.mark.parametrize("message", ["short", TEXT, os.urandom(5000)])
+def test_a_server_sends_and_counts_what_it_would_without(deflate: DeflateParams | None, message: str | bytes) -> None:
+    plain, shared = opened(deflate=deflate), opened(deflate=deflate)
+    prepared = PreparedMessage(message)
+    for _ in range(3):
+        assert sent(shared, prepared) == sent(plain, message)
+    assert shared.stats == plain.stats
+    assert shared.stats.messages_sent == 3
+
+
+@pytest.mark.parametrize("deflate", [None, ALONE, NARROW])
+@pytest.mark.parametrize("message", ["short", TEXT, os.urandom(5000)])
+def test_servers_that_agreed_on_the_same_share_one_frame(deflate: DeflateParams | None, message: str | bytes) -> None:
+    prepared = PreparedMessage(message)
+    frames = [sent(opened(deflate=deflate), prepared) for _ in range(10)]
+    assert {id(frame) for frame in frames} == {id(frames[0])}
+
+
+def test_each_connection_compresses_as_it_is_set_to() -> None:
+    text = " ".join(str(number * number) for number in range(2000))
+    prepared = PreparedMessage(text)
+    settings: list[tuple[DeflateParams | None, CompressionConfig]] = [
+        (None, CompressionConfig()),
+        (ALONE, CompressionConfig()),
+        (NARROW, CompressionConfig()),
+        (ALONE, CompressionConfig(level=1)),
+        (ALONE, CompressionConfig(memory_level=1)),
+    ]
+    frames = [sent(opened(Role.SERVER, *setting), prepared) for setting in settings]
+    assert frames == [sent(opened(Role.SERVER, *setting), text) for setting in settings]
+    assert len({*frames}) == 5
+
+
+def test_below_its_threshold_a_server_sends_what_one_without_compression_does() -> None:
+    prepared = PreparedMessage(TEXT)
+    server = opened(deflate=ALONE, compression=CompressionConfig(threshold=10_000))
+    assert sent(server, prepared) is sent(opened(), prepared)
+
+
+def test_what_does_not_compress_goes_out_as_it_is() -> None:
+    prepared = PreparedMessage(os.urandom(5000))
+    server = opened(deflate=ALONE)
+    assert sent(server, prepared) is sent(opened(), prepared)
+    assert server.stats.compression.outbound == DirectionStats(messages_uncompressed=1, bytes_uncompressed=5000)
+
+
+def test_clients_share_the_compression_and_mask_each_frame_anew() -> None:
+    prepared = PreparedMessage(TEXT)
+    first, second = (sent(opened(Role.CLIENT, ALONE), prepared) for _ in range(2))
+    assert len(first) == len(second) < 200
+    assert first != second
+    assert received(Role.CLIENT, ALONE, first) == received(Role.CLIENT, ALONE, second) == [TEXT]
+
+
+def test_a_context_that_is_taken_over_sees_every_message() -> None:
+    prepared = PreparedMessage(TEXT)
+    server = opened(deflate=TAKEOVER)
+    first = sent(server, prepared)
+    second = sent(server, prepared)
+    assert len(second) < len(first)
+    assert received(Role.SERVER, TAKEOVER, first + second) == [TEXT, TEXT]
+
+
+def test_it_may_be_the_fragment_of_a_message() -> None:
+    server = opened()
+    server.send(PreparedMessage("one "), 0.0, final=False)
+    server.send(PreparedMessage("message"), 0.0)
+    assert b"".join([server.data_to_send()]) == b"\x01\x04one \x80\x07message"
+
+
+def test_it_keeps_its_content_when_the_buffer_changes() -> None:
+    buffer = bytearray(b"before")
+    prepared = PreparedMessage(memoryview(buffer))
+    buffer[:] = b"behind"
+    assert sent(opened(), prepared) == b"\x82\x06before"
+    assert prepared.size == 6
+
+
+def test_its_size_is_in_bytes() -> None:
+    assert PreparedMessage("ä€").size == 5
+
+
+@pytest.mark.parametrize("message", [None, 1, ["a"], object(), {}])
+def test_other_types_are_refused(message: Any) -> None:
+    with pytest.raises(TypeError, match="it must be str, bytes, bytearray or memoryview"):
+        PreparedMessage(message)
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    with pytest.raises(LocalProtocolError, match="text cannot be sent as UTF-8"):
+        PreparedMessage("\ud800")
+
+
+@given(st.lists(st.one_of(st.text(), st.binary())), st.sampled_from([None, ALONE, TAKEOVER, NARROW]))
+def test_any_messages_arrive_mixed_with_others(messages: list[str | bytes], deflate: DeflateParams | None) -> None:
+    server = opened(deflate=deflate, compression=CompressionConfig(threshold=0))
+    for message in messages:
+        server.send(message, 0.0)
+        server.send(PreparedMessage(message), 0.0)
+    doubled = [message for message in messages for _ in range(2)]
+    assert received(Role.SERVER, deflate, server.data_to_send()) == doubled

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsconnkit.protocol.config import HandshakeLimits
+from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidProxy, ProxyRefused
+from wsconnkit.protocol.proxy import Proxy, Tunnel, authority, environment_proxy, parse_proxy
+
+PROXY = Proxy(False, "proxy.example.org", 3128)
+VARIABLES = [f"{name}_proxy" for name in ("http", "https", "ws", "wss", "all", "no", "socks")]
+
+SetEnvironment = Callable[..., None]
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> SetEnvironment:
+    for name in VARIABLES:
+        for spelling in (name, name.upper()):
+            monkeypatch.delenv(spelling, raising=False)
+
+    def set_all(**variables: str) -> None:
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    return set_all
+
+
+@pytest.mark.parametrize(
+    ("url", "proxy"),
+    [
+        ("http://proxy.example.org:3128", PROXY),
+        ("http://proxy.example.org:3128/", PROXY),
+        ("HTTP://proxy.example.org:3128", PROXY),
+        ("proxy.example.org:3128", PROXY),
+        ("http://proxy.example.org", Proxy(False, "proxy.example.org", 80)),
+        ("https://proxy.example.org", Proxy(True, "proxy.example.org", 443)),
+        ("http://[2001:db8::1]:3128", Proxy(False, "2001:db8::1", 3128)),
+        ("http://ada:l%40ve%3A@p:1", Proxy(False, "p", 1, "ada", "l@ve:")),
+        ("ada:love@p:1", Proxy(False, "p", 1, "ada", "love")),
+        ("http://ada@p:1", Proxy(False, "p", 1, "ada", None)),
+        ("http://bücher.example:1", Proxy(False, "xn--bcher-kva.example", 1)),
+    ],
+)
+def test_the_url_of_a_proxy_is_taken_apart(url: str, proxy: Proxy) -> None:
+    assert parse_proxy(url) == proxy
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("socks5://p:1", "another scheme than http and https"),
+        ("ftp://p:1", "another scheme than http and https"),
+        ("", "cannot be parsed; write http://host:port"),
+        ("http://", "cannot be parsed"),
+        ("http://p:port", "cannot be parsed"),
+        ("http://p:99999", "cannot be parsed"),
+        ("http://p p:1", "cannot be parsed"),
+        ("http://p:1#fragment", "cannot be parsed"),
+        ("http://p:1/path", "has a path or a query"),
+        ("http://p:1?query", "has a path or a query"),
+    ],
+)
+def test_urls_of_no_proxy_are_refused(url: str, told: str) -> None:
+    with pytest.raises(InvalidProxy, match=f"^the URL of the proxy {told}|^the URL of the proxy has {told}"):
+        parse_proxy(url)
+
+
+def test_passwords_are_in_no_error_and_no_repr() -> None:
+    assert "secret" not in repr(parse_proxy("http://ada:secret@p:1"))
+    for url in ("socks5://ada:secret@p:1", "http://ada:secret@p:port", "http://ada:secret@p:1/path"):
+        with pytest.raises(InvalidProxy) as caught:
+            parse_proxy(url)
+        assert "secret" not in str(caught.value)
+
+
+def chosen(host: str = "example.org", *, secure: bool = True, port: int = 443) -> str | None:
+    proxy = environment_proxy(host, port, secure=secure)
+    return None if proxy is None else proxy.host
+
+
+def test_without_a_word_in_the_environment_there_is_no_proxy(environment: SetEnvironment) -> None:
+    assert chosen() is None
+    assert chosen(secure=False) is None
+
+
+def test_the_most_particular_variable_counts(environment: SetEnvironment) -> None:
+    for name, secure, insecure in [
+        ("ALL_PROXY", "all", "all"),
+        ("http_proxy", "all", "http"),
+        ("HTTPS_PROXY", "https", "https"),
+        ("ws_proxy", "https", "ws"),
+        ("WSS_PROXY", "wss", "ws"),
+    ]:
+        environment(**{name: f"http://{name.lower().removesuffix('_proxy')}:1"})
+        assert (chosen(), chosen(secure=False)) == (secure, insecure)
+
+
+@pytest.mark.parametrize("listed", ["example.org", ".example.org", "a,example.org", "*", "example.org:443"])
+def test_servers_can_be_reached_without(environment: SetEnvironment, listed: str) -> None:
+    environment(https_proxy="http://p:1", no_proxy=listed)
+    assert chosen() is None
+
+
+def test_others_are_not(environment: SetEnvironment) -> None:
+    environment(https_proxy="http://p:1", no_proxy="example.com,ample.org,example.org:80")
+    assert chosen() == "p"
+    assert chosen("2001:db8::1") == "p"
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "app.localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_this_machine_is_never_reached_through_a_proxy(environment: SetEnvironment, host: str) -> None:
+    environment(https_proxy="http://p:1", all_proxy="socks5://p:1")
+    assert chosen(host) is None
+
+
+def test_an_http_proxy_is_taken_where_there_is_a_socks_proxy_too(environment: SetEnvironment) -> None:
+    environment(https_proxy="socks5h://s:1", all_proxy="http://p:1")
+    assert chosen() == "p"
+
+
+def test_a_socks_proxy_alone_is_an_error_that_says_what_to_do(environment: SetEnvironment) -> None:
+    environment(all_proxy="socks5://s:1")
+    with pytest.raises(InvalidProxy, match=r"names only a SOCKS proxy.*pass proxy=None to connect without one"):
+        chosen()
+    environment(no_proxy="example.org")
+    assert chosen() is None
+
+
+def test_the_request_names_the_server_and_its_port() -> None:
+    assert Tunnel(PROXY, "example.org", 443).data_to_send() == (
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
+    )
+    assert authority("::1", 80) == "[::1]:80"
+
+
+@pytest.mark.parametrize(("password", "sent"), [("l@ve:ü", "ada:l@ve:ü"), (None, "ada:")])
+def test_the_request_carries_credentials(password: str | None, sent: str) -> None:
+    tunnel = Tunnel(Proxy(False, "p", 1, "ada", password), "example.org", 443)
+    data = tunnel.data_to_send()
+    assert b"\r\nProxy-Authorization: Basic " + base64.b64encode(sent.encode()) + b"\r\n" in data
+    assert tunnel.data_to_send() == b""
+
+
+ANSWERS = [
+    b"HTTP/1.1 200 OK\r\n\r\n",
+    b"HTTP/1.0 200 Connection established\r\n\r\n",
+    b"HTTP/1.1 204 \r\nProxy-Agent: a\r\n\r\n",
+    b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+    # "A server MUST NOT send [these] in a 2xx response to CONNECT. A client MUST ignore [them]".
+    b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+]
+
+
+@pytest.mark.parametrize("answer", ANSWERS)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_a_success_opens_the_tunnel_however_it_arrives(answer: bytes, size: int) -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443)
+    for at in range(0, len(answer), size):
+        assert (tunnel.is_open, tunnel.error) == (False, None)
+        tunnel.receive_data(answer[at : at + size])
+    assert (tunnel.is_open, tunnel.error) == (True, None)
+    tunnel.receive_data(b"")
+    tunnel.receive_eof()
+    assert (tunnel.is_open, tunnel.error) == (True, None)
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_proxy_that_says_more_than_its_answer_is_not_taken_for_the_server(size: int) -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443)
+    data = ANSWERS[0] + b"HTTP/1.1 101 Switching Protocols\r\n\r\n"
+    for at in range(0, len(data), size):
+        tunnel.receive_data(data[at : at + size])
+    assert not tunnel.is_open
+    assert type(tunnel.error) is InvalidHandshake
+    assert str(tunnel.error).startswith("the proxy sent more than its answer")
+
+
+@pytest.mark.parametrize("status", [301, 403, 407, 503])
+def test_a_refusal_is_told_with_its_status_and_headers(status: int) -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443)
+    tunnel.receive_data(b"HTTP/1.1 %d No\r\nRetry-After: 5\r\nContent-Length: 4\r\n\r\nbody" % status)
+    assert isinstance(tunnel.error, ProxyRefused)
+    assert (tunnel.error.response.status, tunnel.error.response.headers.get("Retry-After")) == (status, "5")
+    assert not tunnel.is_open
+    first = tunnel.error
+    tunnel.receive_data(ANSWERS[0])
+    tunnel.receive_eof()
+    assert tunnel.error is first
+
+
+@pytest.mark.parametrize("data", [b"SSH-2.0-OpenSSH\r\n\r\n", b"\x16\x03\x01\x00\x05\r\n\r\n", b"x" * 1001])
+def test_what_is_no_http_is_told(data: bytes) -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443, HandshakeLimits(max_head=1000))
+    tunnel.receive_data(data)
+    assert type(tunnel.error) is InvalidHandshake
+    assert str(tunnel.error).startswith("the proxy's response is malformed: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "told"), [(None, "EOF"), (ConnectionResetError(104, "reset by peer"), "[Errno 104] reset by peer")]
+)
+def test_a_transport_that_ends_before_the_answer_is_told(error: OSError | None, told: str) -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443)
+    tunnel.receive_data(b"HTTP/1.1 2")
+    tunnel.receive_eof(error)
+    assert isinstance(tunnel.error, HandshakeInterrupted)
+    assert str(tunnel.error) == f"the connection to the proxy ended before its answer: {told}"
+
+
+@given(st.lists(st.one_of(st.binary(max_size=40), st.sampled_from([*ANSWERS, b"HTTP/1.1 ", b"\r\n"])), max_size=6))
+def test_nothing_that_a_proxy_says_raises(pieces: list[bytes]) -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443)
+    for piece in pieces:
+        tunnel.receive_data(piece)
+    tunnel.receive_eof()
+    assert tunnel.is_open is (tunnel.error is None)

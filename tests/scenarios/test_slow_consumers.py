@@ -1,0 +1,164 @@
+"""Sending without waiting, and peers that read too slowly or not at all."""
+
+from __future__ import annotations
+
+from contextlib import AsyncExitStack
+
+import pytest
+
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.closeinfo import Cause
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
+from wsconnkit.protocol.frames import Opcode
+
+from .driver import CANCELLED, Driver
+from .raw import PLAIN, Arrivals, Readers, info, pair, raw_client
+
+MORE_THAN_FITS = bytes(16 * 1024 * 1024)
+"""No transport takes this from a peer that does not read."""
+
+
+def slow(policy: SlowConsumer, *, room: int = 10_000, age: float | None = None) -> ConnectionConfig:
+    queue = QueueConfig(max_unsent_bytes=room, max_unsent_age=age, slow_consumer=policy)
+    return ConnectionConfig(compression=None, queue=queue, close=CloseConfig(timeout=0.5))
+
+
+def test_send_nowait_and_broadcast_send_at_once_where_there_is_room(driver: Driver) -> None:
+    async def main() -> None:
+        async with pair(driver) as (one, server), pair(driver) as (two, other):
+            assert server.send_nowait("alone")
+            assert driver.adapter.broadcast([server, other], "to both") == 2
+            assert [await one.recv(), await one.recv(), await two.recv()] == ["alone", "to both", "to both"]
+            with pytest.raises(TypeError, match="message is of type int"):
+                server.send_nowait(3)
+            await one.close()
+            await server.wait_closed()
+            assert driver.adapter.broadcast([server, other], b"to those who are there") == 1
+            assert not server.send_nowait("nobody")
+            assert await two.recv() == b"to those who are there"
+
+    driver.run(main)
+
+
+def test_order_is_that_of_the_calls_of_whatever_kind(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        config = slow(SlowConsumer.BLOCK)
+        async with driver.serve(arrivals, config=config) as server:
+            async with raw_client(driver, server) as raw, driver.tasks() as start:
+                ws = await arrivals.next()
+                await ws.send(MORE_THAN_FITS)
+                await driver.turn()
+                assert ws.send_nowait("1")
+                waiting = start(lambda: ws.send("2"))
+                await driver.sleep(1)
+                assert ws.send_nowait("3")
+                given_up = start(lambda: ws.send("never"))
+                wrong = start(lambda: ws.send("\ud800"))
+                await driver.sleep(1)
+                assert driver.adapter.broadcast([ws], "4") == 1
+                last = start(lambda: ws.send("5"))
+                await driver.sleep(1)
+                assert not any(task.done for task in (waiting, last))
+                given_up.cancel()
+                assert await given_up.join() is CANCELLED
+                assert len((await raw.read()).payload) == len(MORE_THAN_FITS)  # type: ignore[union-attr]
+                assert [(await raw.read()).payload for _ in range(5)] == [b"1", b"2", b"3", b"4", b"5"]  # type: ignore[union-attr]
+                await waiting.join()
+                await last.join()
+                with pytest.raises(Exception, match="cannot be sent as UTF-8"):
+                    await wrong.join()
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"), [(SlowConsumer.DROP_OLDEST, range(91, 100)), (SlowConsumer.DROP_NEWEST, range(9))]
+)
+def test_a_policy_that_drops_never_waits_and_counts(driver: Driver, policy: SlowConsumer, kept: range) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        async with driver.serve(arrivals, config=slow(policy)) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            await ws.send(MORE_THAN_FITS)
+            await driver.turn()
+            for i in range(100):
+                await ws.send(bytes([i]) * 900)
+            assert ws.stats.messages_dropped == 91
+            assert ws.stats.bytes_dropped == 91 * 900
+            await raw.read()
+            await raw.send(Opcode.PING, b"control frames are exempt")
+            frames = [await raw.read() for _ in range(10)]
+            assert [frame.payload[0] for frame in frames if frame and frame.opcode is Opcode.BINARY] == list(kept)
+            assert Opcode.PONG in [frame.opcode for frame in frames if frame]
+
+    driver.run(main)
+
+
+def test_a_policy_that_closes_ends_with_1013(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        config = slow(SlowConsumer.CLOSE)
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server):
+            ws = await arrivals.next()
+            await ws.send(MORE_THAN_FITS)
+            await driver.turn()
+            while ws.send_nowait(bytes(1000)):
+                pass
+            await ws.wait_closed()
+            assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_CONSUMER)
+
+    driver.run(main)
+
+
+def test_a_peer_that_reads_nothing_is_closed_with_1013_after_half_a_minute(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        config = slow(SlowConsumer.BLOCK, age=driver.seconds(30))
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server):
+            ws = await arrivals.next()
+            begun = driver.now()
+            await ws.send(MORE_THAN_FITS)
+            await ws.wait_closed()
+            assert driver.now() - begun >= 29.9
+            if driver.exact:
+                assert driver.now() - begun <= 31
+            assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_CONSUMER)
+
+    driver.run(main)
+
+
+def test_a_peer_that_reads_a_little_now_and_then_is_kept(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        config = slow(SlowConsumer.BLOCK, age=driver.seconds(30))
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            await ws.send(MORE_THAN_FITS)
+            for _ in range(4):
+                await driver.sleep(20)
+                size = 0
+                while size < 3 * 1024 * 1024:  # the kernel does not tell of much less
+                    size += len(await raw.wire.receive())
+            assert ws.state is State.OPEN
+
+    driver.run(main)
+
+
+def test_a_broadcast_waits_for_none_of_those_who_do_not_read(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Readers(driver)
+        config = slow(SlowConsumer.DROP_OLDEST, room=64 * 1024)
+        async with driver.serve(arrivals, config=config) as server, AsyncExitStack() as stack:
+            quick = [await stack.enter_async_context(driver.connect(server, config=PLAIN)) for _ in range(90)]
+            stuck = [await stack.enter_async_context(raw_client(driver, server)) for _ in range(10)]
+            await driver.until(lambda: len(server.connections) == 100)
+            for _ in range(20):
+                assert driver.adapter.broadcast(server.connections, bytes(32 * 1024)) == 100
+                for ws in quick:
+                    assert len(await ws.recv()) == 32 * 1024
+            assert all(ws.queued_bytes[1] <= 64 * 1024 + 128 * 1024 for ws in server.connections)
+            for raw in stuck:
+                await raw.wire.close()
+
+    driver.run(main)

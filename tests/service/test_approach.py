@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from wsconnkit.machines.backoff import BackoffConfig
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.errors import InvalidProxy, InvalidStatus, InvalidURI, LocalProtocolError
+from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.proxy import Proxy
+from wsconnkit.service.approach import Approach
+from wsconnkit.service.reconnect import ReconnectEvent, Retrying, Stopped
+
+PROXY = Proxy(False, "p", 1)
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http", "https", "ws", "wss", "all", "no", "socks"):
+        for spelling in (f"{name}_proxy", f"{name}_proxy".upper()):
+            monkeypatch.delenv(spelling, raising=False)
+
+
+def approach(uri: str = "ws://example.org/", **kwargs: Any) -> Approach:
+    usual: dict[str, Any] = {
+        "token": None,
+        "headers": (),
+        "subprotocols": (),
+        "config": None,
+        "proxy": True,
+        "has_ssl": False,
+        "has_transport": False,
+    }
+    return Approach(uri, **{**usual, **kwargs})
+
+
+def renew(of: Approach, *, refresh: bool = False) -> None:
+    asyncio.run(of.renew_token(refresh=refresh))
+
+
+def authorization(of: Approach) -> str | None:
+    return of.handshake(0.0).request.headers.get("Authorization")
+
+
+def tokens() -> Callable[[], Any]:
+    names = iter("abc")
+
+    async def token() -> str:
+        return f"token-{next(names)}"
+
+    return token
+
+
+def test_a_handshake_asks_for_what_was_given() -> None:
+    config = ConnectionConfig(compression=None)
+    request = (
+        approach("wss://example.org/x?y", headers={"X-A": "b"}, subprotocols=["chat"], config=config)
+        .handshake(0.0)
+        .request
+    )
+    assert (request.target, request.headers.get("X-A"), request.subprotocols) == ("/x?y", "b", ("chat",))
+    assert (request.headers.get("Authorization"), request.extensions) == (None, ())
+
+
+def test_a_token_goes_into_the_request_and_is_a_secret() -> None:
+    of = approach(token="tok-en")
+    renew(of, refresh=True)
+    assert authorization(of) == "Bearer tok-en"
+    assert of.secrets == ("tok-en",)
+
+
+def test_a_function_is_asked_for_a_token_first_and_then_only_for_a_fresh_one() -> None:
+    of = approach(token=tokens())
+    for refresh, token in [(False, "token-a"), (False, "token-a"), (True, "token-b"), (False, "token-b")]:
+        renew(of, refresh=refresh)
+        assert authorization(of) == f"Bearer {token}"
+
+
+def test_a_token_is_text() -> None:
+    async def token() -> Any:
+        return b"bytes"
+
+    with pytest.raises(TypeError, match="token returned bytes; it must be a str"):
+        renew(approach(token=token))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "error", "told"),
+    [
+        ({"uri": "http://example.org/"}, InvalidURI, "another scheme"),
+        ({"has_ssl": True}, ValueError, "ssl is given, but the URI has the scheme ws"),
+        ({"token": "a", "headers": {"authorization": "b"}}, ValueError, "token is given together with other"),
+        ({"token": tokens(), "uri": "ws://ada@example.org/"}, ValueError, "token is given together with other"),
+        ({"subprotocols": "chat"}, LocalProtocolError, "subprotocols is 'chat'"),
+        ({"proxy": "socks5://p:1"}, InvalidProxy, "another scheme"),
+        ({"proxy": "http://p:1", "has_transport": True}, ValueError, "proxy is given together with a transport"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(kwargs: dict[str, Any], error: type[Exception], told: str) -> None:
+    with pytest.raises(error, match=told):
+        approach(**kwargs)
+
+
+def test_the_proxy_is_the_one_given_or_the_environments_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert approach().proxy() is None
+    monkeypatch.setenv("http_proxy", "http://p:1")
+    assert approach().proxy() == PROXY
+    assert approach(proxy="http://q:2").proxy() == Proxy(False, "q", 2)
+    for without in (None, False):
+        assert approach(proxy=without).proxy() is None
+    assert approach(has_transport=True).proxy() is None
+    assert approach("wss://example.org/", has_ssl=True).proxy() is None
+
+
+def test_the_rules_for_coming_back_know_the_server_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
+    events: list[ReconnectEvent] = []
+    rules = approach("wss://example.org:1/x?token=secret").reconnect(
+        BackoffConfig(max_attempts=1), should_retry=lambda error: isinstance(error, KeyError), on_event=events.append
+    )
+    with caplog.at_level("INFO", "wsconnkit.client"):
+        for error in (KeyError(), OSError()):
+            rules.on_end(error, 0.0, jitter=0.5, wall_now=0.0)
+    assert [type(event) for event in events] == [Retrying, Stopped]
+    assert [record.__dict__["uri"] for record in caplog.records] == ["wss://example.org:1/x"] * 2
+
+
+@pytest.mark.parametrize(("token", "refresh"), [(None, False), ("a", False), (tokens(), True)])
+def test_a_refused_token_is_worth_another_attempt_where_there_is_a_function(token: Any, refresh: bool) -> None:
+    step = approach(token=token).reconnect(None).on_end(InvalidStatus(Response(401)), 0.0, jitter=0.5, wall_now=0.0)
+    assert isinstance(step, Retrying) is refresh

@@ -1,0 +1,447 @@
+"""What is trio's own: nurseries, cancellation, streams of every kind, real sockets and TLS."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import ssl
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+import trio
+import trio.testing
+import trustme
+
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.closeinfo import Cause, CloseInfo
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
+from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError
+from wsconnkit.protocol.handshake import Agreement, ClientHandshake, ServerHandshake, UpgradeRequest
+from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.trio import Connection, Server, attach, connect, serve
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
+
+Run = Callable[[Callable[[], Awaitable[None]]], None]
+PLAIN = ConnectionConfig(compression=None)
+
+
+async def echo(ws: Connection) -> None:
+    async for message in ws:
+        await ws.send(message)
+
+
+def uri(server: Server, scheme: str = "ws") -> str:
+    return f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+
+
+def info(ws: Connection) -> CloseInfo:
+    assert ws.close_info is not None
+    return ws.close_info
+
+
+async def agreed(client: trio.abc.Stream, server: trio.abc.Stream) -> tuple[UpgradeRequest, Agreement]:
+    """Do the handshake as another server would."""
+    asking = ClientHandshake(parse_uri("ws://test.invalid/"), PLAIN, now=0.0)
+    answering = ServerHandshake(PLAIN, now=0.0)
+    answering.receive_data(asking.data_to_send(), 0.0)
+    agreement = answering.accept()
+    assert answering.request is not None
+    return answering.request, agreement
+
+
+def test_it_serves_and_connects_over_tcp(run: Run) -> None:
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server, connect(uri(server)) as ws:
+            await ws.send("over a socket")
+            assert await ws.recv() == "over a socket"
+            (other,) = server.connections
+            assert ws.remote_address == other.local_address
+            assert ws.local_address == other.remote_address
+        assert info(ws).clean
+
+    run(main)
+
+
+def test_it_listens_at_several_hosts_and_answers_pages_at_a_port_of_their_own(run: Run) -> None:
+    async def main() -> None:
+        async with serve(echo, ["127.0.0.1", "127.0.0.1"], 0, endpoints=("127.0.0.1", 0)) as server:
+            assert len(server.sockets) == 3
+            port = server.sockets[2].getsockname()[1]
+            stream = await trio.open_tcp_stream("127.0.0.1", port)
+            await stream.send_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 200 ")
+            await stream.aclose()
+
+    run(main)
+
+
+def test_a_port_that_is_taken_is_told_and_nothing_is_left(run: Run) -> None:
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(OSError, match="in use"):
+                async with serve(echo, "127.0.0.1", port):
+                    pass
+            with pytest.raises(OSError, match="in use"):
+                async with serve(echo, "127.0.0.1", 0, endpoints=("127.0.0.1", port)):
+                    pass
+
+    run(main)
+
+
+@pytest.mark.parametrize("lockstep", [False, True])
+def test_it_runs_over_memory_streams_in_virtual_time(run_virtual: Run, lockstep: bool) -> None:
+    async def main() -> None:
+        pair = trio.testing.lockstep_stream_pair() if lockstep else trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+        client = pair[0]
+        async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+            await ws.send("hello")
+            assert bytes(await client.receive_some()) == b"\x81\x05hello"
+            await trio.sleep(3600)
+            # A lockstep stream takes nothing, not even a ping, from a peer that does not read.
+            assert info(ws).cause is (Cause.SLOW_CONSUMER if lockstep else Cause.HEARTBEAT)
+            await client.aclose()
+
+    run_virtual(main)
+
+
+def test_a_nursery_may_start_servers_and_clients(run: Run) -> None:
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            server = await nursery.start(serve(echo, "127.0.0.1", 0).run)
+            ws = await nursery.start(connect(uri(server)).run)
+            await ws.send("x")
+            assert await ws.recv() == "x"
+            await ws.aclose()
+            assert info(ws).clean
+            again = await nursery.start(connect(uri(server)).run)
+            nursery.cancel_scope.cancel()
+        await again.wait_closed()
+
+    run(main)
+
+
+def test_what_the_block_raises_is_not_wrapped_in_a_group(run: Run) -> None:
+    async def main() -> None:
+        with pytest.raises(ValueError, match="plain"):
+            async with serve(echo, "127.0.0.1", 0) as server, connect(uri(server)):
+                raise ValueError("plain")
+
+    run(main)
+
+
+def test_a_cancelled_block_says_goodbye_and_does_not_wait_for_the_answer(run_virtual: Run) -> None:
+    async def main() -> None:
+        pair = trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+        start = trio.current_time()
+        with trio.move_on_after(1) as scope:
+            async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+                await ws.recv()
+        assert scope.cancelled_caught
+        assert trio.current_time() - start <= 1.2
+        assert bytes(await pair[0].receive_some()) == b"\x88\x02\x03\xe8"
+        assert (info(ws).cause, info(ws).clean) == (Cause.LOCAL_CLOSE, False)
+        await pair[0].aclose()
+
+    run_virtual(main)
+
+
+def test_a_cancelled_block_ends_soon_also_when_the_peer_reads_nothing(run_virtual: Run) -> None:
+    async def main() -> None:
+        pair = trio.testing.lockstep_stream_pair()
+        request, agreement = await agreed(*pair)
+        start = trio.current_time()
+        with trio.move_on_after(1):
+            async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+                await ws.send(bytes(1_000_000))
+                await ws.send("waits")
+        assert trio.current_time() - start <= 1.2
+        await pair[0].aclose()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize(("closes", "code"), [(True, 1006), (False, 1011)])
+def test_that_the_client_has_left_is_no_error_in_a_group_either(
+    run: Run, caplog: pytest.LogCaptureFixture, closes: bool, code: int
+) -> None:
+    async def main() -> None:
+        async def handler(ws: Connection) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ws.recv)
+                if not closes:
+                    raise ValueError("a bug")
+
+        async with serve(handler, "127.0.0.1", 0) as server:
+            async with connect(uri(server)) as ws:
+                if closes:
+                    ws.abort()
+                await ws.wait_closed()
+                assert info(ws).code == code
+
+    with caplog.at_level(logging.ERROR):
+        run(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ([] if closes else ["handler_error"])
+
+
+def test_errors_of_a_handler_that_is_cancelled_are_logged(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async def fail(ws: Connection) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ValueError("while cleaning up")
+
+        async def handler(ws: Connection) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail, ws)
+                nursery.start_soon(trio.sleep_forever)
+                await ws.send("ready")
+                await trio.sleep_forever()
+
+        with trio.CancelScope() as scope:
+            async with serve(handler, "127.0.0.1", 0) as server, connect(uri(server)) as ws:
+                assert await ws.recv() == "ready"
+                scope.cancel()
+                await trio.sleep_forever()
+
+    with caplog.at_level(logging.ERROR):
+        run(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ["handler_error"]
+    assert isinstance(caplog.records[0].exc_info[1], (ValueError, ExceptionGroup))  # type: ignore[index]
+
+
+def test_every_call_is_a_checkpoint(run: Run) -> None:
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server, connect(uri(server)) as ws:
+            with trio.testing.assert_checkpoints():
+                await ws.send("x")
+            with trio.testing.assert_checkpoints():
+                await ws.recv()
+            await ws.send("x")
+            await trio.testing.wait_all_tasks_blocked(0.05)
+            with trio.testing.assert_checkpoints():
+                await ws.recv()
+            with trio.testing.assert_checkpoints():
+                await ws.ping()
+            with trio.testing.assert_checkpoints():
+                await ws.close()
+            with trio.testing.assert_checkpoints():
+                await ws.close()
+            with trio.testing.assert_checkpoints():
+                await ws.wait_closed()
+
+    run(main)
+
+
+def test_a_handler_that_only_sends_leaves_others_their_turn(run: Run) -> None:
+    async def main() -> None:
+        async def handler(ws: Connection) -> None:
+            while True:
+                await ws.send(b"x")
+
+        async with serve(handler, "127.0.0.1", 0) as server:
+            async with connect(uri(server)) as ws:
+                for _ in range(1000):
+                    await ws.recv()
+
+    run(main)
+
+
+def test_a_handler_that_will_not_end_holds_up_the_end_and_is_logged(
+    run_virtual: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async def handler(ws: Connection) -> None:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(100)
+
+        listener = OneStream()
+        start = trio.current_time()
+        async with serve(handler, listeners=[listener]) as server:
+            async with connect("ws://test.invalid/", stream=listener.client):
+                await server.close()
+                assert trio.current_time() - start < 20
+        assert trio.current_time() - start >= 100
+
+    with caplog.at_level(logging.ERROR):
+        run_virtual(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ["handler_stuck_error"]
+
+
+class OneStream(trio.abc.Listener[trio.abc.Stream]):
+    """Accepts one stream, which leads to `client`."""
+
+    def __init__(self) -> None:
+        self.client, self._server = self.new_pair()
+        self._is_accepted = False
+
+    def new_pair(self) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+        return trio.testing.memory_stream_pair()
+
+    async def accept(self) -> trio.abc.Stream:
+        await trio.lowlevel.checkpoint()
+        if self._is_accepted:
+            await trio.sleep_forever()
+        self._is_accepted = True
+        return self._server
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+def test_a_server_that_never_answers_is_given_up(run_virtual: Run) -> None:
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        start = trio.current_time()
+        with pytest.raises(TimeoutError, match="no complete response within 10 s"):
+            async with connect("ws://test.invalid/", stream=ours):
+                pass
+        assert 10 <= trio.current_time() - start < 10.1
+        assert await theirs.receive_some()
+        assert await theirs.receive_some() == b""
+
+    run_virtual(main)
+
+
+def test_a_server_that_reads_nothing_is_given_up(run_virtual: Run) -> None:
+    async def main() -> None:
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        start = trio.current_time()
+        with pytest.raises(InvalidHandshake, match="does not read"):
+            async with connect("ws://test.invalid/", stream=ours):
+                pass
+        assert 10 <= trio.current_time() - start < 10.1
+        await theirs.aclose()
+
+    run_virtual(main)
+
+
+def test_a_client_that_does_not_read_our_answer_is_dropped(run_virtual: Run) -> None:
+    async def main() -> None:
+        class Lockstep(OneStream):
+            def new_pair(self) -> tuple[trio.abc.Stream, trio.abc.Stream]:
+                return trio.testing.lockstep_stream_pair()
+
+        listener = Lockstep()
+        async with serve(echo, listeners=[listener]) as server:
+            await listener.client.send_all(ClientHandshake(parse_uri("ws://x/"), PLAIN, now=0.0).data_to_send())
+            await trio.sleep(1)
+            (ws,) = server.connections
+            await ws.wait_closed()
+            assert info(ws).cause is Cause.TRANSPORT_LOST
+            await listener.client.aclose()
+
+    run_virtual(main)
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+def test_it_serves_and_connects_over_tls(run: Run, authority: trustme.CA, tls: ssl.SSLContext) -> None:
+    async def main() -> None:
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        async with serve(echo, "127.0.0.1", 0, ssl=tls) as server:
+            async with connect(uri(server, "wss"), ssl=trusting) as ws:
+                for size in (1, 100_000, 900_000):
+                    await ws.send(os.urandom(size))
+                    assert len(await ws.recv()) == size
+                assert ws.remote_address[0] == "127.0.0.1"
+                (other,) = server.connections
+            assert info(ws).clean
+            await other.wait_closed()
+            assert info(other).clean
+            async with connect(uri(server, "wss"), ssl=trusting) as ws:
+                (other,) = server.connections
+                ws.abort()
+                await other.wait_closed()
+                assert info(other).cause is Cause.TRANSPORT_LOST
+            with pytest.raises(ssl.SSLCertVerificationError):
+                async with connect(uri(server, "wss")):
+                    pass
+
+    run(main)
+
+
+def test_failed_tls_handshakes_leave_nothing_behind(run: Run, tls: ssl.SSLContext) -> None:
+    async def main() -> None:
+        config = ConnectionConfig(handshake=HandshakeLimits(timeout=0.2), close=CloseConfig(timeout=0.2))
+        async with serve(echo, "127.0.0.1", 0, ssl=tls, config=config) as server:
+            port = server.sockets[0].getsockname()[1]
+            for request in (b"GET / HTTP/1.1\r\n\r\n", b""):
+                stream = await trio.open_tcp_stream("127.0.0.1", port)
+                if request:
+                    await stream.send_all(request)
+                while await stream.receive_some():
+                    pass
+                await stream.aclose()
+            while len(server._receptions[0]):
+                await trio.lowlevel.checkpoint()
+
+    run(main)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_drains_the_server(run: Run, signum: int) -> None:
+    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server, connect(uri(server)) as ws:
+            await ws.send("x")
+            await ws.recv()
+            async with trio.open_nursery() as nursery:
+
+                @nursery.start_soon
+                async def stop() -> None:
+                    await trio.testing.wait_all_tasks_blocked()
+                    os.kill(os.getpid(), signum)
+
+                report = await server.run_until_signal(window=0)
+            assert str(report).endswith("1 closed")
+            await ws.wait_closed()
+            assert info(ws).code == 1012
+
+    try:
+        run(main)
+    finally:
+        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
+            signal.signal(each, handler)
+
+
+def test_misuse_is_told_when_it_is_written(run: Run) -> None:
+    with pytest.raises(LocalProtocolError, match="subprotocols is 'chat'"):
+        serve(echo, "127.0.0.1", 0, subprotocols="chat")
+    with pytest.raises(ValueError, match="the scheme ws"):
+        connect("ws://127.0.0.1", ssl=ssl.create_default_context())
+    with pytest.raises(ValueError, match="reauthenticate is given"):
+        serve(echo, "127.0.0.1", 0, reauthenticate=True)
+
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server, connect(uri(server)) as ws:
+            for call in (server.close, server.drain, ws.close):
+                call_: Any = call
+                with pytest.raises(LocalProtocolError, match="cannot be sent"):
+                    await call_(code=1006)
+            assert ws.state is State.OPEN
+            await ws.close(4000)
+            with pytest.raises(ConnectionClosedError):
+                await ws.recv()
+
+    run(main)
