@@ -58,6 +58,14 @@ class SlowClient:
         self._core.ping(b"", 0.0)
         self._sock.send(self._core.data_to_send())
 
+    def close(self) -> None:
+        self._core.close(1000, "", 0.0)
+        self._sock.send(self._core.data_to_send())
+
+    @property
+    def discarded(self) -> int:
+        return self._core.stats.messages_discarded
+
     async def read(self, most: int = 64 * KIB) -> int:
         data = await self._loop.sock_recv(self._sock, most)
         self._core.receive_data(data, 0.0)
@@ -330,6 +338,20 @@ def test_a_peer_that_never_reads_the_close_is_given_up_in_time(run: Run) -> None
             assert info(ws).cause is Cause.LOCAL_CLOSE
             assert not info(ws).clean
             assert ws.queued_bytes == (0, 0)
+
+    run(main())
+
+
+def test_a_large_message_under_way_goes_out_whole_before_the_answer_to_a_close(run: Run) -> None:
+    async def main() -> None:
+        async with slow_pair(settings()) as (ws, client):
+            await ws.send(bytes(500 * KIB))
+            client.close()
+            end = await client.read_to_end()
+            assert client.discarded == 1
+            assert end.clean
+            await ws.wait_closed()
+            assert info(ws).cause is Cause.PEER_CLOSE
 
     run(main())
 
