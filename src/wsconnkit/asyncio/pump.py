@@ -47,6 +47,7 @@ class Pump(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.senders = Senders(core)
         self._line = core.outbox.line
+        self._write_high_water = queue.write_high_water
         self._writer = Writer(core, queue.write_high_water)
         self.gone = asyncio.Event()
         """Set when the transport has ended, and the connection with it."""
@@ -157,7 +158,9 @@ class Pump(asyncio.Protocol):
     @property
     def is_ready_to_send(self) -> bool:
         """A message that is sent now will go out, before no other, and the transport has room."""
-        return not (self._writer.is_full or self._line or self.is_ending)
+        if self._writer.is_full or self._line or self.core.state is not State.OPEN:
+            return False
+        return self.transport is not None and not self.transport.is_closing()
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""
@@ -165,7 +168,9 @@ class Pump(asyncio.Protocol):
         transport = self.transport
         if transport is not None and not self._released:
             data = self.core.data_to_send()
-            if data:
+            if data and not self._writer.is_full and len(data) <= self._write_high_water:
+                transport.write(data)
+            elif data:
                 self._writer.write(transport, data)
             if self._line and not transport.is_closing():
                 self._send_waiting(transport)
