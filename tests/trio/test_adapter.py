@@ -19,7 +19,9 @@ import trustme
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
+from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError, ProxyRefused
+from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.handshake import Agreement, ClientHandshake, ServerHandshake, UpgradeRequest
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.trio import Connection, Server, attach, connect, serve
@@ -339,6 +341,34 @@ def test_a_client_that_does_not_read_our_answer_is_dropped(run_virtual: Run) -> 
             await ws.wait_closed()
             assert info(ws).cause is Cause.TRANSPORT_LOST
             await listener.client.aclose()
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("call", ["receive_data", "handle_timeout", "data_to_send"])
+def test_an_error_of_ours_ends_the_block_with_it_and_leaves_no_task(
+    run_virtual: Run, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def main() -> None:
+        pair = trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+
+        def fail(*args: object) -> Any:
+            raise ZeroDivisionError
+
+        async def live() -> None:
+            async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+                await trio.testing.wait_all_tasks_blocked()
+                monkeypatch.setattr(Core, call, fail)
+                await pair[0].send_all(encode_frame(Opcode.PING, b"", mask=b"mask"))
+                await ws.recv()
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await live()
+        error: Any = caught.value
+        while not isinstance(error, ZeroDivisionError):
+            (error,) = error.exceptions
+        await pair[0].aclose()
 
     run_virtual(main)
 
