@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import resource
 import socket
+import ssl
 import time
 from collections.abc import AsyncIterator, Generator
 from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+import trustme
 import websockets.asyncio.client
 
 from wsconnkit.asyncio import Connection, Server, broadcast, connect, serve
@@ -54,6 +57,14 @@ class SlowClient:
     def ping(self) -> None:
         self._core.ping(b"", 0.0)
         self._sock.send(self._core.data_to_send())
+
+    def close(self) -> None:
+        self._core.close(1000, "", 0.0)
+        self._sock.send(self._core.data_to_send())
+
+    @property
+    def discarded(self) -> int:
+        return self._core.stats.messages_discarded
 
     async def read(self, most: int = 64 * KIB) -> int:
         data = await self._loop.sock_recv(self._sock, most)
@@ -331,6 +342,20 @@ def test_a_peer_that_never_reads_the_close_is_given_up_in_time(run: Run) -> None
     run(main())
 
 
+def test_a_large_message_under_way_goes_out_whole_before_the_answer_to_a_close(run: Run) -> None:
+    async def main() -> None:
+        async with slow_pair(settings()) as (ws, client):
+            await ws.send(bytes(500 * KIB))
+            client.close()
+            end = await client.read_to_end()
+            assert client.discarded == 1
+            assert end.clean
+            await ws.wait_closed()
+            assert info(ws).cause is Cause.PEER_CLOSE
+
+    run(main())
+
+
 def test_a_pong_overtakes_messages_that_wait(run: Run) -> None:
     async def main() -> None:
         async with slow_pair(settings()) as (ws, client):
@@ -432,6 +457,38 @@ def test_a_peer_that_reads_a_little_now_and_then_is_kept(run_virtual: Run, virtu
             assert not sending.done()
             assert await client.receive(2) == [bytes(1000 * KIB), "the next"]
             await sending
+
+    run_virtual(main())
+
+
+def test_so_is_one_over_tls(run_virtual: Run, virtual_loop: VirtualTimeLoop) -> None:
+    authority = trustme.CA()
+    ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("127.0.0.1").configure_cert(ours)
+    authority.configure_trust(theirs)
+
+    async def main() -> None:
+        arrivals = Arrivals()
+        async with serve(arrivals, sock=listener(), config=settings(), ssl=ours) as server:
+            with theirs.wrap_socket(socket.socket(), server_hostname="127.0.0.1") as sock:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * KIB)
+                await asyncio.to_thread(sock.connect, ("127.0.0.1", port(server)))
+                handshake = ClientHandshake(parse_uri(uri(server)), ConnectionConfig(compression=None), now=0.0)
+                await asyncio.to_thread(sock.sendall, handshake.data_to_send())
+                assert b" 101 " in await asyncio.to_thread(sock.recv, KIB)
+                sock.setblocking(False)
+                ws = await arrivals.connections.get()
+                await ws.send(bytes(1000 * KIB))
+                sending = asyncio.ensure_future(ws.send("the next"))
+                start = virtual_loop.time()
+                while virtual_loop.time() - start < 90:
+                    await asyncio.sleep(1)
+                    with contextlib.suppress(ssl.SSLWantReadError):
+                        sock.recv(8 * KIB)
+                assert not sending.done()
+                ws.abort()
+                with pytest.raises(ConnectionClosedError):
+                    await sending
 
     run_virtual(main())
 

@@ -28,6 +28,11 @@ CANCELLED = object()
 """How a task ended that was cancelled."""
 
 
+def port_of(server: Any) -> int:
+    """Return where a server over sockets listens."""
+    return int(server.sockets[0].getsockname()[1])
+
+
 class Wire(ABC):
     """A transport to a server, on which nothing happens by itself."""
 
@@ -189,24 +194,24 @@ class AsyncioDriver(Driver):
         asyncio.set_event_loop(loop)
         try:
             loop.run_until_complete(main())
+            loop.run_until_complete(loop.shutdown_asyncgens())
             for _ in range(3):  # transports that were closed say so in the next turns
                 loop.run_until_complete(asyncio.sleep(0))
             left = asyncio.all_tasks(loop)
-            loop.run_until_complete(loop.shutdown_asyncgens())
         finally:
             loop.close()
             asyncio.set_event_loop(None)
         assert problems == []
         assert left == set()
 
-    def serve(self, handler: Any, **kwargs: Any) -> AbstractAsyncContextManager[Any]:
-        return wsconnkit.asyncio.serve(handler, "127.0.0.1", 0, **kwargs)
+    def serve(self, handler: Any, port: int = 0, **kwargs: Any) -> AbstractAsyncContextManager[Any]:
+        return wsconnkit.asyncio.serve(handler, "127.0.0.1", port, **kwargs)
 
     def connect(self, server: Any, path: str = "/", **kwargs: Any) -> AbstractAsyncContextManager[Any]:
-        return wsconnkit.asyncio.connect(f"ws://127.0.0.1:{self._port(server)}{path}", **kwargs)
+        return wsconnkit.asyncio.connect(f"ws://127.0.0.1:{port_of(server)}{path}", **kwargs)
 
     async def dial(self, server: Any) -> Wire:
-        return AsyncioWire(*await asyncio.open_connection("127.0.0.1", self._port(server)))
+        return AsyncioWire(*await asyncio.open_connection("127.0.0.1", port_of(server)))
 
     @asynccontextmanager
     async def tasks(self) -> AsyncIterator[Start]:
@@ -235,10 +240,6 @@ class AsyncioDriver(Driver):
     def stall(self, seconds: float) -> None:
         assert isinstance(self._loop, VirtualTimeLoop)
         self._loop.stall(seconds)
-
-    @staticmethod
-    def _port(server: Any) -> int:
-        return int(server.sockets[0].getsockname()[1])
 
 
 class UvloopDriver(AsyncioDriver):
@@ -310,14 +311,17 @@ class TrioDriver(Driver):
 
     name = "trio"
     adapter = wsconnkit.trio
+    settle = 0.0
+    """Real seconds in which nothing happens before time moves on."""
 
     def run(self, main: Main) -> None:
-        self._clock = trio.testing.MockClock(autojump_threshold=0)
+        self._clock = trio.testing.MockClock(autojump_threshold=self.settle)
         self._listeners: dict[Any, MemoryListener] = {}
 
         async def checked() -> None:
             before = trio.lowlevel.current_statistics().tasks_living
             await main()
+            await trio.sleep(10)  # connections of loops that were left take a close timeout at most
             assert trio.lowlevel.current_statistics().tasks_living == before
 
         trio.run(checked, clock=self._clock)
@@ -363,4 +367,16 @@ class TrioDriver(Driver):
         self._clock.jump(seconds)
 
 
+class TrioSocketDriver(TrioDriver):
+    """trio over real sockets, in virtual time."""
+
+    settle = 0.01
+
+    @asynccontextmanager
+    async def serve(self, handler: Any, port: int = 0, **kwargs: Any) -> AsyncIterator[Any]:
+        async with wsconnkit.trio.serve(handler, "127.0.0.1", port, **kwargs) as server:
+            yield server
+
+
+SOCKET_DRIVERS = (AsyncioDriver, UvloopDriver, TrioSocketDriver)
 DRIVERS = (AsyncioDriver, UvloopDriver, TrioDriver)

@@ -258,3 +258,33 @@ def test_the_numbers_of_a_connection_are_those_of_its_messages(driver: Driver) -
             assert server.stats.bytes_sent == client.stats.bytes_received == 2 + 1
 
     driver.run(main)
+
+
+def test_a_flood_of_pings_in_one_read_leaves_others_their_turn_and_is_answered_whole(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        async with driver.serve(arrivals, config=PLAIN) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            ping = encode_frame(Opcode.PING, b"", mask=MASK)
+            await raw.wire.send(ping * 5000 + encode_frame(Opcode.TEXT, b"last", mask=MASK))
+            assert await ws.recv() == "last"
+            pongs = [await raw.read() for _ in range(5000)]
+            assert set(pongs) == {(Opcode.PONG, b"", True, False)}
+
+    driver.run(main)
+
+
+def test_a_flood_of_messages_before_the_end_of_the_transport_is_kept_as_far_as_there_is_room(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        async with driver.serve(arrivals, config=PLAIN) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            await raw.wire.send(encode_frame(Opcode.TEXT, b"x", mask=MASK) * 200)
+            await raw.wire.end()
+            await ws.wait_closed()
+            assert [await ws.recv() for _ in range(200)] == ["x"] * 200
+            with pytest.raises(ConnectionClosedError):
+                await ws.recv()
+            assert info(ws).cause is Cause.TRANSPORT_LOST
+
+    driver.run(main)

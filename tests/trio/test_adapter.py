@@ -7,7 +7,8 @@ import os
 import signal
 import ssl
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -18,7 +19,9 @@ import trustme
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError
+from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError, ProxyRefused
+from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.handshake import Agreement, ClientHandshake, ServerHandshake, UpgradeRequest
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.trio import Connection, Server, attach, connect, serve
@@ -342,6 +345,34 @@ def test_a_client_that_does_not_read_our_answer_is_dropped(run_virtual: Run) -> 
     run_virtual(main)
 
 
+@pytest.mark.parametrize("call", ["receive_data", "handle_timeout", "data_to_send"])
+def test_an_error_of_ours_ends_the_block_with_it_and_leaves_no_task(
+    run_virtual: Run, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    async def main() -> None:
+        pair = trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+
+        def fail(*args: object) -> Any:
+            raise ZeroDivisionError
+
+        async def live() -> None:
+            async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+                await trio.testing.wait_all_tasks_blocked()
+                monkeypatch.setattr(Core, call, fail)
+                await pair[0].send_all(encode_frame(Opcode.PING, b"", mask=b"mask"))
+                await ws.recv()
+
+        with pytest.raises(ExceptionGroup) as caught:
+            await live()
+        error: Any = caught.value
+        while not isinstance(error, ZeroDivisionError):
+            (error,) = error.exceptions
+        await pair[0].aclose()
+
+    run_virtual(main)
+
+
 @pytest.fixture
 def authority() -> trustme.CA:
     return trustme.CA()
@@ -443,5 +474,96 @@ def test_misuse_is_told_when_it_is_written(run: Run) -> None:
             await ws.close(4000)
             with pytest.raises(ConnectionClosedError):
                 await ws.recv()
+
+    run(main)
+
+
+class Proxy:
+    """An HTTP proxy that opens tunnels, and keeps where they were to lead."""
+
+    def __init__(self, status: bytes = b"200 OK") -> None:
+        self._status = status
+        self.asked: list[bytes] = []
+
+    async def __call__(self, client: trio.abc.Stream) -> None:
+        head = b""
+        while b"\r\n\r\n" not in head:
+            head += bytes(await client.receive_some())
+        target = head.split(b" ")[1]
+        self.asked.append(target)
+        await client.send_all(b"HTTP/1.1 " + self._status + b"\r\n\r\n")
+        if self._status.startswith(b"200"):
+            server = await trio.open_tcp_stream("127.0.0.1", int(target.rpartition(b":")[2]))
+            async with server, trio.open_nursery() as nursery:
+                nursery.start_soon(self._pass_on, client, server, nursery)
+                await self._pass_on(server, client, nursery)
+
+    @staticmethod
+    async def _pass_on(source: trio.abc.Stream, target: trio.abc.Stream, nursery: trio.Nursery) -> None:
+        with suppress(trio.BrokenResourceError):
+            while data := await source.receive_some():
+                await target.send_all(data)
+        nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def serving_proxy(proxy: Proxy, ssl: ssl.SSLContext | None = None) -> AsyncIterator[str]:
+    async with trio.open_nursery() as nursery:
+        if ssl is None:
+            listeners: Any = await trio.open_tcp_listeners(0, host="127.0.0.1")
+            port = listeners[0].socket.getsockname()[1]
+        else:
+            listeners = await trio.open_ssl_over_tcp_listeners(0, ssl, host="127.0.0.1", https_compatible=True)
+            port = listeners[0].transport_listener.socket.getsockname()[1]
+        await nursery.start(trio.serve_listeners, proxy, listeners)
+        yield f"{'http' if ssl is None else 'https'}://127.0.0.1:{port}"
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("proxy_tls", [False, True])
+@pytest.mark.parametrize("server_tls", [False, True])
+def test_it_connects_through_a_proxy(
+    run: Run, authority: trustme.CA, tls: ssl.SSLContext, proxy_tls: bool, server_tls: bool
+) -> None:
+    async def main() -> None:
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        proxy = Proxy()
+        async with serving_proxy(proxy, tls if proxy_tls else None) as url:
+            async with serve(echo, "127.0.0.1", 0, ssl=tls if server_tls else None) as server:
+                async with connect(
+                    uri(server, "wss" if server_tls else "ws"),
+                    proxy=url,
+                    proxy_ssl=trusting if proxy_tls else None,
+                    ssl=trusting if server_tls else None,
+                ) as ws:
+                    await ws.send("through")
+                    assert await ws.recv() == "through"
+                assert info(ws).clean
+                assert proxy.asked == [b"127.0.0.1:%d" % server.sockets[0].getsockname()[1]]
+
+    run(main)
+
+
+def test_a_proxy_that_refuses_is_told(run: Run) -> None:
+    async def main() -> None:
+        async with serving_proxy(Proxy(b"403 Forbidden")) as url:
+            with pytest.raises(ProxyRefused, match="403"):
+                async with connect("ws://server.invalid/", proxy=url):
+                    pass
+
+    run(main)
+
+
+def test_a_stream_serves_one_connection_only(run: Run) -> None:
+    async def main() -> None:
+        ours, theirs = trio.testing.memory_stream_pair()
+        with pytest.raises(ValueError, match="stream is given"):
+            async for _ in connect("ws://test.invalid/", stream=ours):
+                pass
+        with pytest.raises(ValueError, match="proxy is given together with a transport"):
+            connect("ws://test.invalid/", stream=ours, proxy="http://127.0.0.1:1")
+        await ours.aclose()
+        await theirs.aclose()
 
     run(main)

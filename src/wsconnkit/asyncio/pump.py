@@ -8,6 +8,7 @@ from typing import NoReturn, cast
 
 from wsconnkit.asyncio.senders import Senders
 from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close, set_nodelay
+from wsconnkit.asyncio.writer import Writer
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
 from wsconnkit.protocol.connection import Connection as Core
@@ -46,14 +47,12 @@ class Pump(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.senders = Senders(core)
         self._line = core.outbox.line
-        self._is_full = False  # the transport holds more than it may
-        self._is_lowered = False
-        self._taken = 0
+        self._write_high_water = queue.write_high_water
+        self._writer = Writer(core, queue.write_high_water)
         self.gone = asyncio.Event()
         """Set when the transport has ended, and the connection with it."""
         self._on_frames = on_frames
         self._on_event = on_event
-        self._write_high_water = queue.write_high_water
         self.reading = True
         """False while reading is paused because the inbox is full."""
         self._eof_written = False
@@ -70,8 +69,7 @@ class Pump(asyncio.Protocol):
         """Take over a transport that is ready for WebSocket frames."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
         set_nodelay(transport)
-        # Resuming only when all is written tells the core that a ping has left.
-        transport.set_write_buffer_limits(high=self._write_high_water, low=0)
+        self._writer.begin(transport)
         if not transport.is_reading():
             transport.resume_reading()
         self.pump()
@@ -92,27 +90,22 @@ class Pump(asyncio.Protocol):
         if self.transport is not None:
             forget(self.transport)
             self.transport = None
+        self._writer.end()
         self._alarm.cancel()
         if self._linger is not None:
             self._linger.cancel()
         self.gone.set()
 
     def pause_writing(self) -> None:  # noqa: D102
-        self._is_full = True
+        self._writer.pause()
         self.senders.pause()
-        self.core.writing_paused(self.loop.time())
-        if self.transport is not None:
-            self._taken = self.core.stats.bytes_sent - self.transport.get_write_buffer_size()
         self.arm()
 
     def resume_writing(self) -> None:  # noqa: D102
-        if self._is_lowered and self.transport is not None:
-            self._is_lowered = False
-            self.transport.set_write_buffer_limits(high=self._write_high_water, low=0)
-        self.core.writing_resumed(self.loop.time())
-        self._is_full = False
-        self.senders.resume()
-        self.flush()
+        self._writer.resume()
+        if not self._writer.is_full:
+            self.senders.resume()
+            self.flush()
 
     def pump(self) -> None:
         """Deliver events, then write, obey and re-arm; to be called after every change of the core."""
@@ -155,8 +148,7 @@ class Pump(asyncio.Protocol):
     @property
     def unsent(self) -> int:
         """Bytes that wait for the network."""
-        written = 0 if self.transport is None else self.transport.get_write_buffer_size()
-        return self.core.outbox.size + self.core.bytes_to_send + written
+        return self.core.outbox.size + self.core.bytes_to_send + self._writer.size
 
     @property
     def is_ending(self) -> bool:
@@ -166,7 +158,9 @@ class Pump(asyncio.Protocol):
     @property
     def is_ready_to_send(self) -> bool:
         """A message that is sent now will go out, before no other, and the transport has room."""
-        return not (self._is_full or self._line or self.is_ending)
+        if self._writer.is_full or self._line or self.core.state is not State.OPEN:
+            return False
+        return self.transport is not None and not self.transport.is_closing()
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""
@@ -174,8 +168,10 @@ class Pump(asyncio.Protocol):
         transport = self.transport
         if transport is not None and not self._released:
             data = self.core.data_to_send()
-            if data:
+            if data and not self._writer.is_full and len(data) <= self._write_high_water:
                 transport.write(data)
+            elif data:
+                self._writer.write(transport, data)
             if self._line and not transport.is_closing():
                 self._send_waiting(transport)
             if self.core.transport is not Transport.OPEN:
@@ -185,7 +181,7 @@ class Pump(asyncio.Protocol):
 
     def _send_waiting(self, transport: asyncio.Transport) -> None:
         while sizes := self.core.send_waiting(self.loop.time()):
-            transport.write(self.core.data_to_send())
+            self._writer.write(transport, self.core.data_to_send())
             if self.on_sent is not None:
                 for size in sizes:
                     self.on_sent(size)
@@ -229,6 +225,7 @@ class Pump(asyncio.Protocol):
         raise connection_closed(self.core.close_info)
 
     def _obey(self, transport: asyncio.Transport) -> None:
+        self._writer.write_rest(transport)
         if self.core.transport is Transport.ABORT:
             self._released = True
             if transport.get_write_buffer_size() == 0:
@@ -241,22 +238,9 @@ class Pump(asyncio.Protocol):
             end_writing(transport)
 
     def _on_timer(self) -> None:
-        if self.transport is not None and not self.transport.is_closing():
-            self._look_at_buffer(self.transport)
+        self._writer.look()
         self.core.handle_timeout(self.loop.time())
         self.pump()
-
-    def _look_at_buffer(self, transport: asyncio.Transport) -> None:
-        """Tell the core what asyncio does not: that less than the high-water mark is stuck, or that some has left."""
-        unsent = transport.get_write_buffer_size()
-        if self._is_full:
-            taken = self.core.stats.bytes_sent - unsent
-            if taken != self._taken:
-                self._taken = taken
-                self.core.writing_progressed(self.loop.time())
-        elif unsent:
-            self._is_lowered = True
-            transport.set_write_buffer_limits(high=0, low=0)  # which pauses, until all has left
 
     def _take_turns(self) -> None:
         """Go on with what was read when others have had their turn, and read no more before."""

@@ -4,8 +4,9 @@ from wsconnkit.trio.attach import attach
 from wsconnkit.trio.broadcast import broadcast
 from wsconnkit.trio.client import connect
 from wsconnkit.trio.connection import Connection
+from wsconnkit.trio.reconnecting import ReconnectingClient
 from wsconnkit.trio.router import answer_requests
 from wsconnkit.trio.server import Server
 from wsconnkit.trio.serving import serve
 
-__all__ = ["Connection", "Server", "answer_requests", "attach", "broadcast", "connect", "serve"]
+__all__ = ["Connection", "ReconnectingClient", "Server", "answer_requests", "attach", "broadcast", "connect", "serve"]

@@ -1,76 +1,122 @@
-"""Connect to WebSocket servers on trio."""
+"""Connect to WebSocket servers on trio, once or again and again."""
 
 from __future__ import annotations
 
+import random
 import ssl as ssl_module
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import Any
 
 import trio
+from typing_extensions import Self
 
+from wsconnkit.machines.backoff import BackoffConfig
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike, check_subprotocols
-from wsconnkit.protocol.http import Headers
-from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.protocol.errors import connection_closed
+from wsconnkit.protocol.handshake import HeadersLike
+from wsconnkit.service.approach import Approach, NewToken
+from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry, Stopped
 from wsconnkit.trio.connection import Connection
+from wsconnkit.trio.dialing import Route, dial
 from wsconnkit.trio.opening import Opening
 from wsconnkit.trio.owner import Owner
 from wsconnkit.trio.transport import drop
 
+Start = Callable[..., object]
+"""Starts an async function with its arguments in the background."""
+
 
 class connect(Owner[Connection]):  # noqa: N801 - it is called like the function that it is to its users
-    """Connect to `uri`: `async with connect(...) as ws`, or `ws = await nursery.start(connect(...).run)`.
+    """Connect to `uri`: `async with connect(...) as ws`, or `async for ws in connect(...)`.
+
+    In a nursery: `ws = await nursery.start(connect(...).run)`.
 
     uri: ws: or wss:, with credentials where the server wants HTTP Basic ones.
-    token: sent as `Authorization: Bearer`.
+    token: sent as `Authorization: Bearer`; or an async function that returns it, called before the first attempt and
+        again before one that follows a 401 or a close with 1008.
     headers: added to the request.
     subprotocols: those spoken, the preferred first.
     ssl: a client-side context for wss; the default one checks the server's certificate.
+    proxy: the URL of an HTTP proxy, True for the one that the environment names, None for a direct connection.
+    proxy_ssl: a client-side context for a proxy with https.
+    backoff: when `async for` tries again, and how often.
+    should_retry: called with the exception that has ended a connection or an attempt, before `async for` tries again:
+        True does, False does not, None leaves it to the rules.
+    on_event: called with each step of `async for`: Opened, Retrying and Stopped.
     server_hostname: whom the server's certificate must be for, if not the URI's host.
     stream: one that leads to the server; closed at the end.
     Further keyword arguments go to `trio.open_tcp_stream` (`host`, `port`, `local_address`, …).
 
-    Raises InvalidURI, InvalidStatus when the server refuses, InvalidHandshake when it answers something else,
-    TimeoutError when the whole takes longer than `config.handshake.timeout` seconds, OSError as the network does.
+    Raises InvalidURI, InvalidStatus when the server refuses, ProxyRefused when the proxy does, InvalidHandshake when
+    either answers something else, TimeoutError when the whole takes longer than `config.handshake.timeout` seconds,
+    OSError as the network does.
+
+    `async for` gives a connection, and when that has ended and the body is done with it the next one: after a random
+    wait, which grows. It ends when either side closes with 1000, and raises what has ended the last one when another
+    cannot work or has not after the attempts that it has. A connection that the body leaves open is closed; the
+    tasks of these connections are system tasks of trio, since a loop can be left without telling anybody.
     """
 
     def __init__(
         self,
         uri: str,
         *,
-        token: str | None = None,
+        token: str | NewToken | None = None,
         headers: HeadersLike = (),
         subprotocols: Sequence[str] = (),
         config: ConnectionConfig | None = None,
         ssl: ssl_module.SSLContext | None = None,
+        proxy: str | bool | None = True,
+        proxy_ssl: ssl_module.SSLContext | None = None,
+        backoff: BackoffConfig | None = None,
+        should_retry: ShouldRetry | None = None,
+        on_event: OnReconnectEvent | None = None,
         server_hostname: str | None = None,
         stream: trio.abc.Stream | None = None,
         **kwargs: Any,
     ) -> None:
-        self._uri = parse_uri(uri)
-        if ssl is not None and not self._uri.secure:
-            raise ValueError("ssl is given, but the URI has the scheme ws; use wss, or leave ssl out")
-        self._headers = Headers(headers)
-        if token is not None:
-            if "Authorization" in self._headers or self._uri.user is not None:
-                raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
-            self._headers = Headers([*self._headers, ("Authorization", f"Bearer {token}")])
-        self._subprotocols = check_subprotocols(subprotocols)
-        self._config = config or ConnectionConfig()
+        self._approach = Approach(
+            uri,
+            token=token,
+            headers=headers,
+            subprotocols=subprotocols,
+            config=config,
+            proxy=proxy,
+            has_ssl=ssl is not None,
+            has_transport=stream is not None,
+        )
+        self.config = self._approach.config
         self._ssl = ssl
+        self._proxy_ssl = proxy_ssl
+        self._backoff = backoff
+        self._should_retry = should_retry
+        self._on_event = on_event
         self._server_hostname = server_hostname
         self._stream = stream
         self._kwargs = kwargs
 
-    async def _begin(self, nursery: trio.Nursery) -> Connection:
-        handshake = ClientHandshake(
-            self._uri,
-            self._config,
-            now=trio.current_time(),
-            headers=self._headers,
-            subprotocols=self._subprotocols,
+    async def open(self, start: Start, *, refresh: bool = False) -> Connection:
+        """Return a new connection, whose life is started by `start`.
+
+        refresh: a fresh token is to be asked for first.
+        """
+        await self._approach.renew_token(refresh=refresh)
+        handshake = self._approach.handshake(trio.current_time())
+        route = Route(
+            self._approach.uri,
+            self.config,
+            self._ssl,
+            self._server_hostname,
+            self._approach.proxy(),
+            self._proxy_ssl,
+            self._stream,
+            self._kwargs,
         )
-        stream = await self._connect_stream()
+        stream = await dial(route)
         try:
             await Opening(stream, handshake).run()
         except BaseException:
@@ -81,30 +127,75 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
             raise handshake.error
         assert handshake.agreement is not None  # it succeeded
         core = handshake.connection(trio.current_time())
-        connection = Connection(core, self._config, handshake.request, handshake.agreement)
-        nursery.start_soon(connection.run, stream)
+        connection = Connection(core, self.config, handshake.request, handshake.agreement)
+        start(connection.run, stream)
         return connection
 
-    async def _connect_stream(self) -> trio.abc.Stream:
-        timeout = self._config.handshake.timeout
-        stream = self._stream
-        try:
-            with trio.fail_after(timeout):
-                if stream is None:
-                    stream = await trio.open_tcp_stream(
-                        **{"host": self._uri.host, "port": self._uri.port, **self._kwargs}
-                    )
-                if self._uri.secure:
-                    context = self._ssl or ssl_module.create_default_context()
-                    hostname = self._server_hostname or self._uri.host
-                    stream = secured = trio.SSLStream(stream, context, server_hostname=hostname)
-                    await secured.do_handshake()
-                return stream
-        except BaseException as error:
-            if stream is not None:
-                await drop(stream)
-            if isinstance(error, trio.TooSlowError):
-                raise TimeoutError(f"no connection to {self._uri.host_header} within {timeout:g} s") from None
-            if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, OSError):
-                raise error.__cause__ from None  # the certificate is not good, say
-            raise
+    async def _begin(self, nursery: trio.Nursery) -> Connection:
+        return await self.open(nursery.start_soon)
+
+    def __aiter__(self) -> Connections:
+        return self.connections(trio.lowlevel.spawn_system_task)
+
+    def connections(self, start: Start) -> Connections:
+        """Return the connections, one after the other, whose lives are started by `start`."""
+        if self._stream is not None:
+            raise ValueError("stream is given; it serves one connection, and `async for` makes more")
+        reconnect = self._approach.reconnect(self._backoff, should_retry=self._should_retry, on_event=self._on_event)
+        return Connections(self, self._approach, reconnect, start)
+
+
+class Connections:
+    """What `async for` iterates over: no generator, since trio wants those to be closed by whoever leaves them."""
+
+    def __init__(self, connect: connect, approach: Approach, reconnect: Reconnect, start: Start) -> None:
+        self._connect = connect
+        self._approach = approach
+        self._reconnect = reconnect
+        self._start = start
+        self._refresh = False
+        self._ws: Connection | None = None
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Connection:
+        if self._ws is not None:
+            ws, left = self._ws, self._ws.state is State.OPEN
+            await ws.close()
+            self._ws = None
+            assert ws.close_info is not None  # it was waited for
+            await self._wait_for_next(connection_closed(ws.close_info), left=left)
+        while True:
+            try:
+                self._ws = await self._connect.open(self._start, refresh=self._refresh)
+            except Exception as error:
+                ended = error
+            else:
+                self._reconnect.on_open(trio.current_time())
+                return self._ws
+            await self._wait_for_next(ended, left=False)
+
+    def leave(self) -> None:
+        """Begin to close the connection there is."""
+        if self._ws is not None:
+            self._ws.start_close(Cause.LOCAL_CLOSE.code, "", Cause.LOCAL_CLOSE)
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):  # outside of trio, where nothing lives any more
+            self.leave()
+
+    async def _wait_for_next(self, ended: Exception, *, left: bool) -> None:
+        """Wait as long as the rules say; raises what has ended it all, or StopAsyncIteration."""
+        step = self._reconnect.on_end(
+            ended,
+            trio.current_time(),
+            jitter=random.random(),  # noqa: S311 - nobody gains by guessing it
+            wall_now=time.time(),
+            left=left,
+            secrets=self._approach.secrets,
+        )
+        if isinstance(step, Stopped):
+            raise step.error or StopAsyncIteration
+        self._refresh = step.refresh
+        await trio.sleep(step.delay)

@@ -1,0 +1,294 @@
+"""Clients that come back: `async for` over `connect`, and the client that outlives its connections."""
+
+from __future__ import annotations
+
+import random
+import socket
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from wsconnkit.machines.backoff import BackoffConfig
+from wsconnkit.machines.closing import State
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
+from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, ConnectionClosedError, InvalidStatus
+from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.service.admission import AdmissionConfig
+from wsconnkit.service.principal import Principal
+from wsconnkit.service.reconnect import Opened, ReconnectEvent, Retrying, Stopped
+
+from .driver import CANCELLED, Driver, port_of
+from .raw import info
+
+UNCAPPED = AdmissionConfig(max_connections_per_user=None)
+
+
+@pytest.fixture(autouse=True)
+def jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each wait be half of its window."""
+    monkeypatch.setattr(random, "random", lambda: 0.5)
+
+
+def uri(server: Any) -> str:
+    return f"ws://127.0.0.1:{port_of(server)}/"
+
+
+def backoff(driver: Driver, max_attempts: int = 10) -> BackoffConfig:
+    return BackoffConfig(base=driver.seconds(1), cap=driver.seconds(30), max_attempts=max_attempts)
+
+
+def plain(driver: Driver) -> ConnectionConfig:
+    return ConnectionConfig(compression=None, close=CloseConfig(timeout=max(driver.seconds(5), 0.5)))
+
+
+class Script:
+    """Answers upgrades by the steps of a list: a status, or a code to close with; 0 drops the connection."""
+
+    def __init__(self, *steps: int) -> None:
+        self._steps = list(steps)
+        self._step = 0
+        self.tokens: list[str | None] = []
+
+    async def authenticate(self, token: str | None, request: UpgradeRequest) -> Principal | Response:
+        self.tokens.append(token)
+        self._step = self._steps.pop(0)
+        return Response(self._step, Headers(), b"") if 0 < self._step < 1000 else Principal(subject="ada")
+
+    async def handle(self, ws: Any) -> None:
+        if self._step == 0:
+            ws.abort()
+        else:
+            await ws.close(self._step)
+
+
+def follow(network: Driver, script: Script, **kwargs: Any) -> tuple[list[ReconnectEvent], list[Exception]]:
+    """Run a loop over connections to its end; return what it told, and what it raised."""
+    events: list[ReconnectEvent] = []
+    errors: list[Exception] = []
+
+    async def main() -> None:
+        async with network.serve(
+            script.handle, authenticate=script.authenticate, admission=UNCAPPED, config=plain(network)
+        ) as server:
+            try:
+                connect = network.adapter.connect(
+                    uri(server), backoff=backoff(network), on_event=events.append, config=plain(network), **kwargs
+                )
+                async for ws in connect:
+                    with pytest.raises(ConnectionClosed):
+                        await ws.recv()
+            except Exception as error:
+                errors.append(error)
+
+    network.run(main)
+    return events, errors
+
+
+def test_a_loop_comes_back_until_the_server_closes_with_1000(network: Driver) -> None:
+    events, errors = follow(network, Script(1001, 0, 1011, 503, 1000))
+    assert errors == []
+    assert [type(event) for event in events] == [Opened, Retrying] * 3 + [Retrying, Opened, Stopped]
+    delays = [event.delay for event in events if isinstance(event, Retrying)]
+    assert delays == pytest.approx([network.seconds(seconds) for seconds in (1, 2, 4, 8)])
+
+
+@pytest.mark.parametrize(("step", "error"), [(1008, ConnectionClosedError), (401, InvalidStatus), (404, InvalidStatus)])
+def test_a_loop_raises_what_can_never_work(network: Driver, step: int, error: type[Exception]) -> None:
+    events, errors = follow(network, Script(step))
+    assert [type(each) for each in errors] == [error]
+    assert isinstance(events[-1], Stopped)
+    assert events[-1].error is errors[0]
+
+
+def test_a_fresh_token_is_asked_for_when_the_one_before_was_refused(network: Driver) -> None:
+    tokens = iter(["stale", "fresh"])
+
+    async def new_token() -> str:
+        return next(tokens)
+
+    script = Script(401, 1001, 1000)
+    _, errors = follow(network, script, token=new_token)
+    assert errors == []
+    assert script.tokens == ["stale", "fresh", "fresh"]
+
+
+def test_a_server_that_is_not_there_is_given_up_after_the_attempts_there_are(network: Driver) -> None:
+    events: list[ReconnectEvent] = []
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+
+    async def main() -> None:
+        start = network.now()
+        with pytest.raises(OSError, match=r"refused|(C|c)onnect"):
+            async for _ in network.adapter.connect(
+                f"ws://127.0.0.1:{port}/", backoff=backoff(network, 3), on_event=events.append
+            ):
+                pass
+        assert network.now() - start >= 0.5 + 1 + 2
+
+    network.run(main)
+    assert [type(event) for event in events] == [Retrying] * (len(events) - 1) + [Stopped]
+
+
+@pytest.mark.parametrize("how", ["break", "raise", "cancel"])
+def test_a_loop_that_is_left_closes_its_connection(network: Driver, how: str) -> None:
+    async def main() -> None:
+        arrived: list[Any] = []
+
+        async def handler(ws: Any) -> None:
+            arrived.append(ws)
+            await ws.wait_closed()
+
+        async with network.serve(handler, config=plain(network)) as server, network.tasks() as start:
+
+            async def loop() -> None:
+                async for ws in network.adapter.connect(uri(server), config=plain(network)):
+                    await ws.ping()
+                    if how == "break":
+                        break
+                    if how == "raise":
+                        raise ValueError("out of the loop")
+                    await ws.wait_closed()
+
+            task = start(loop)
+            await network.until(lambda: arrived)
+            if how == "cancel":
+                await network.sleep(1)
+                task.cancel()
+                assert await task.join() is CANCELLED
+            elif how == "raise":
+                with pytest.raises(ValueError, match="out of the loop"):
+                    await task.join()
+            else:
+                await task.join()
+            await arrived[0].wait_closed()
+            assert (info(arrived[0]).code, info(arrived[0]).clean) == (1000, True)
+
+    network.run(main)
+
+
+def test_a_loop_that_is_cancelled_at_any_moment_leaves_nothing(network: Driver) -> None:
+    async def main() -> None:
+        async def handler(ws: Any) -> None:
+            await ws.close(1012)
+
+        async with network.serve(handler, config=plain(network)) as server, network.tasks() as start:
+
+            async def loop() -> None:
+                async for ws in network.adapter.connect(uri(server), config=plain(network), backoff=backoff(network)):
+                    with suppress(ConnectionClosed):
+                        await ws.recv()
+
+            for turns in range(25):
+                task = start(loop)
+                for _ in range(turns):
+                    await network.turn()
+                task.cancel()
+                assert await task.join() is CANCELLED
+
+    network.run(main)
+
+
+class Peer:
+    """Keeps what it receives, by connection."""
+
+    def __init__(self) -> None:
+        self.received: list[list[Any]] = []
+        self.connections: list[Any] = []
+
+    async def __call__(self, ws: Any) -> None:
+        messages: list[Any] = []
+        self.received.append(messages)
+        self.connections.append(ws)
+        await ws.send(f"hello {len(self.received)}")
+        with suppress(ConnectionClosed):
+            async for message in ws:
+                messages.append(message)
+
+
+def client_of(network: Driver, where: str, **kwargs: Any) -> Any:
+    return network.adapter.ReconnectingClient(where, backoff=backoff(network), config=plain(network), **kwargs)
+
+
+def test_a_client_delivers_across_connections_in_order(network: Driver) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with network.serve(peer, config=plain(network)) as server:
+            async with client_of(network, uri(server)) as client:
+                for number in range(3):
+                    await client.send(f"{number} before")
+                    assert client.send_nowait(f"{number} at once")
+                    assert await client.recv() == f"hello {number + 1}"
+                    await network.until(lambda: len(peer.received) == number + 1 and len(peer.received[-1]) == 2)  # noqa: B023
+                    await peer.connections[-1].close(1011)
+                assert client.messages_dropped == 0
+        assert [message for messages in peer.received for message in messages] == [
+            f"{number} {when}" for number in range(3) for when in ("before", "at once")
+        ]
+
+    network.run(main)
+
+
+def test_what_waits_while_the_server_is_away_goes_out_when_it_is_back(network: Driver) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with network.serve(peer, config=plain(network)) as server:
+            port = port_of(server)
+        shown: list[Any] = []
+
+        async def on_open(ws: Any) -> None:
+            shown.append(ws)
+            await ws.send("subscribe")
+
+        async with client_of(network, f"ws://127.0.0.1:{port}/", on_open=on_open) as client:
+            await client.send("one")
+            await client.send("two")
+            await network.sleep(3)
+            assert client.queued == (2, 6)
+            assert not client.is_open
+            async with network.serve(peer, port=port, config=plain(network)):
+                assert await client.recv() == "hello 1"
+                assert (await client.connection()).state is State.OPEN
+                await network.until(lambda: peer.received == [["subscribe", "one", "two"]])
+                await client.close(1000, "enough")
+                assert info(shown[0]).reason == "enough"
+                with pytest.raises(ClientClosed):
+                    await client.send("too late")
+
+    network.run(main)
+
+
+def test_a_client_that_cannot_come_back_tells_why_in_every_call(network: Driver) -> None:
+    async def main() -> None:
+        script = Script(403)
+        async with network.serve(script.handle, authenticate=script.authenticate, config=plain(network)) as server:
+            async with client_of(network, uri(server)) as client, network.tasks() as start:
+                connecting = start(client.connection)
+                for call in (connecting.join, client.recv, lambda: client.send("x")):
+                    with pytest.raises(InvalidStatus):
+                        await call()
+
+    network.run(main)
+
+
+def test_a_client_whose_block_is_cancelled_at_any_moment_leaves_nothing(network: Driver) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with network.serve(peer, config=plain(network)) as server, network.tasks() as start:
+
+            async def use() -> None:
+                async with client_of(network, uri(server)) as client:
+                    while True:
+                        await client.send("x" * 10_000)
+
+            for turns in range(25):
+                task = start(use)
+                for _ in range(turns):
+                    await network.turn()
+                task.cancel()
+                assert await task.join() is CANCELLED
+            await network.until(lambda: not server.connections)
+
+    network.run(main)
