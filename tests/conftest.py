@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator
+from typing import Any
 
 import pytest
 
@@ -15,13 +16,40 @@ LEVELS = {"caplog", "root"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Watching(), "tokenwatch")
+    # With pytest-xdist the tests run in its workers, and it is through their pipes that they report.
+    is_controller = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
+    config.pluginmanager.register(Reporting(config) if is_controller else Watching(config), "tokenwatch")
 
 
-class Watching:
+class Reporting:
+    """Tells what was written outside of all tests, which then fails the session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self._config = config
+        self.leaks: list[str] = []
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_testnodedown(self, node: Any) -> None:
+        """A worker has ended; one that crashed has no output."""
+        self.leaks += getattr(node, "workeroutput", {}).get("leaks", ())
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        if hasattr(self._config, "workeroutput"):
+            self._config.workeroutput["leaks"] = self.leaks
+        elif self.leaks:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for leak in self.leaks:
+            terminalreporter.write_line(f"before or after a test: {leak}", red=True)
+
+
+class Watching(Reporting):
     """The hooks in which a `TokenWatch` is asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, config: pytest.Config) -> None:
+        super().__init__(config)
         self._watch = TokenWatch()
         self._patches = pytest.MonkeyPatch()
         self._watch.install(self._patches)
@@ -61,9 +89,5 @@ class Watching:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._watch.leaks:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for leak in self._watch.take():
-            terminalreporter.write_line(f"before or after a test: {leak}", red=True)
+        self.leaks += self._watch.take()
+        super().pytest_sessionfinish(session)
