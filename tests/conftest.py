@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Generator
-from typing import Any
 
 import pytest
 
@@ -16,40 +15,16 @@ LEVELS = {"caplog", "root"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # With pytest-xdist the tests run in its workers, and it is through their pipes that they report.
-    is_controller = getattr(config.option, "numprocesses", None) and not hasattr(config, "workerinput")
-    config.pluginmanager.register(Reporting(config) if is_controller else Watching(config), "tokenwatch")
+    # With pytest-xdist the tests run in its workers, and the pipes to them are no output.
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        config.pluginmanager.register(Watching(), "tokenwatch")
 
 
-class Reporting:
-    """Tells what was written outside of all tests, which then fails the session."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        self._config = config
-        self.leaks: list[str] = []
-
-    @pytest.hookimpl(optionalhook=True)
-    def pytest_testnodedown(self, node: Any) -> None:
-        """A worker has ended; one that crashed has no output."""
-        self.leaks += getattr(node, "workeroutput", {}).get("leaks", ())
-
-    @pytest.hookimpl(trylast=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if hasattr(self._config, "workeroutput"):
-            self._config.workeroutput["leaks"] = self.leaks
-        elif self.leaks:
-            session.exitstatus = pytest.ExitCode.TESTS_FAILED
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for leak in self.leaks:
-            terminalreporter.write_line(f"before or after a test: {leak}", red=True)
-
-
-class Watching(Reporting):
+class Watching:
     """The hooks in which a `TokenWatch` is asked."""
 
-    def __init__(self, config: pytest.Config) -> None:
-        super().__init__(config)
+    def __init__(self) -> None:
+        self._leaks: list[str] = []
         self._watch = TokenWatch()
         self._patches = pytest.MonkeyPatch()
         self._watch.install(self._patches)
@@ -89,5 +64,11 @@ class Watching(Reporting):
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        self.leaks += self._watch.take()
-        super().pytest_sessionfinish(session)
+        """Fail the session for what was written outside of all tests."""
+        self._leaks += self._watch.take()
+        if self._leaks:
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        for leak in self._leaks:
+            terminalreporter.write_line(f"before or after a test: {leak}", red=True)

@@ -206,10 +206,7 @@ def run(directory: Path, source: str, *options: str) -> tuple[int, dict[str, boo
     return status, verdicts, (directory / "output").read_text(encoding="utf-8")
 
 
-WORKERS = ((), ("-n", "2"))
-
-
-@pytest.mark.parametrize("options", WORKERS, ids=["alone", "workers"])
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "workers"])
 def test_whatever_test_is_on_when_a_token_is_written_fails(tmp_path: Path, options: tuple[str, ...]) -> None:
     status, verdicts, _ = run(tmp_path, SUITE, *options)
     assert status == 1
@@ -225,10 +222,7 @@ def test_whatever_test_is_on_when_a_token_is_written_fails(tmp_path: Path, optio
         ("logging.getLogger('wsconnkit').error(TOKEN)", False),
     ],
 )
-@pytest.mark.parametrize("options", WORKERS, ids=["alone", "workers"])
-def test_a_token_that_is_written_outside_of_tests_fails_the_session(
-    tmp_path: Path, source: str, is_good: bool, options: tuple[str, ...]
-) -> None:
-    status, verdicts, output = run(tmp_path, f"{HEAD}{source}\n", *options)
+def test_a_token_that_is_written_outside_of_tests_fails_the_session(tmp_path: Path, source: str, is_good: bool) -> None:
+    status, verdicts, output = run(tmp_path, f"{HEAD}{source}\n")
     assert (status == 0, all(verdicts.values())) == (is_good, True)
     assert ("before or after a test: a token was written " in output) is not is_good
