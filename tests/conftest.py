@@ -15,13 +15,16 @@ LEVELS = {"caplog", "root"}
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.pluginmanager.register(Watching(), "tokenwatch")
+    # With pytest-xdist the tests run in its workers, and the pipes to them are no output.
+    if hasattr(config, "workerinput") or not getattr(config.option, "numprocesses", None):
+        config.pluginmanager.register(Watching(), "tokenwatch")
 
 
 class Watching:
     """The hooks in which a `TokenWatch` is asked."""
 
     def __init__(self) -> None:
+        self._leaks: list[str] = []
         self._watch = TokenWatch()
         self._patches = pytest.MonkeyPatch()
         self._watch.install(self._patches)
@@ -61,9 +64,11 @@ class Watching:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        if self._watch.leaks:
+        """Fail the session for what was written outside of all tests."""
+        self._leaks += self._watch.take()
+        if self._leaks:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        for leak in self._watch.take():
+        for leak in self._leaks:
             terminalreporter.write_line(f"before or after a test: {leak}", red=True)

@@ -183,13 +183,22 @@ def test_the_token_that_serve_announces_is_allowed_there_and_nowhere_else(
     assert leaks(announced(token), "to stdout of another process") == 1
 
 
-def run(directory: Path, source: str) -> tuple[int, dict[str, bool], str]:
+def run(directory: Path, source: str, *options: str) -> tuple[int, dict[str, bool], str]:
     """Run tests under the watch; return the status, which of them were good, and what was printed."""
     (directory / "suite").mkdir()
     for name in ("conftest.py", "tokenwatch.py"):
         shutil.copy(HERE / name, directory / "suite")
     (directory / "suite" / "test_suite.py").write_text(source, encoding="utf-8")
-    command = [sys.executable, "-m", "pytest", "--import-mode=importlib", "-p", "no:cacheprovider", "--junitxml=xml"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--import-mode=importlib",
+        "-p",
+        "no:cacheprovider",
+        "--junitxml=xml",
+        *options,
+    ]
     with (directory / "output").open("wb") as output:  # not read from the process: the watch on us would hear it
         status = subprocess.run(command, cwd=directory, stdout=output, check=False).returncode
     cases = ElementTree.parse(directory / "xml").iter("testcase")
@@ -197,10 +206,11 @@ def run(directory: Path, source: str) -> tuple[int, dict[str, bool], str]:
     return status, verdicts, (directory / "output").read_text(encoding="utf-8")
 
 
-def test_whatever_test_is_on_when_a_token_is_written_fails(tmp_path: Path) -> None:
-    status, verdicts, _ = run(tmp_path, SUITE)
+@pytest.mark.parametrize("options", [(), ("-n", "2")], ids=["alone", "workers"])
+def test_whatever_test_is_on_when_a_token_is_written_fails(tmp_path: Path, options: tuple[str, ...]) -> None:
+    status, verdicts, _ = run(tmp_path, SUITE, *options)
     assert status == 1
-    assert [name for name, good in verdicts.items() if good] == ["test_good", "test_good_processes"]
+    assert {name for name, good in verdicts.items() if good} == {"test_good", "test_good_processes"}
     assert len(verdicts) == SUITE.count("def test_")
 
 

@@ -11,42 +11,17 @@ import pytest
 
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
-from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosedOK, InvalidHandshake, LocalProtocolError
 from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.service.admission import Refused
-from wsconnkit.service.drain import DrainReport, Outcome
+from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.router import Request, RequestRouter
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
+from .drains import FIRST_ROUND, arrived, end_of, outcomes, stay
 from .peers import Run, exchange, head, refused, uri
-
-Handler = Callable[[Connection], Awaitable[None]]
-PLAIN = ConnectionConfig(compression=None)
-FIRST_ROUND = 0.1
-"""Seconds in which a close is certainly answered, in virtual time."""
-
-
-def end_of(ws: Connection) -> tuple[int, str, Cause, bool]:
-    info = ws.close_info
-    assert info is not None
-    return info.code, info.reason, info.cause, info.clean
-
-
-def outcomes(report: DrainReport) -> list[Outcome]:
-    return [drained.outcome for drained in report.connections]
-
-
-async def stay(ws: Connection) -> None:
-    await ws.wait_closed()
-
-
-async def arrived(server: Server, count: int) -> list[Connection]:
-    while len(server.connections) < count:
-        await asyncio.sleep(0)
-    return list(server.connections)
 
 
 async def opened(server: Server) -> Connection:

@@ -23,32 +23,11 @@ from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.drain import DrainReport, Outcome
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
+from .drains import FIRST_ROUND, arrived, end_of, outcomes, stay
 from .peers import Run, opened, port, uri
 
 PLAIN = ConnectionConfig(compression=None)
 MANY = 1000
-FIRST_ROUND = 0.1
-"""Seconds in which a close is certainly answered, in virtual time."""
-
-
-def end_of(ws: Connection) -> tuple[int, str, Cause, bool]:
-    info = ws.close_info
-    assert info is not None
-    return info.code, info.reason, info.cause, info.clean
-
-
-def outcomes(report: DrainReport) -> list[Outcome]:
-    return [drained.outcome for drained in report.connections]
-
-
-async def stay(ws: Connection) -> None:
-    await ws.wait_closed()
-
-
-async def arrived(server: Server, count: int) -> list[Connection]:
-    while len(server.connections) < count:
-        await asyncio.sleep(0)
-    return list(server.connections)
 
 
 async def raw_client(server: Server) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:

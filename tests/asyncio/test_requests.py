@@ -25,8 +25,6 @@ from wsconnkit.testing.eventloop import VirtualTimeLoop
 
 from .peers import Run, uri
 
-Handler = Callable[[Connection], Awaitable[None]]
-
 
 def late(ws: Connection) -> int:
     """Return how many answers came when nobody waited for them."""

@@ -15,13 +15,15 @@ import trustme
 
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.machines.heartbeat import HeartbeatConfig
-from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
+from wsconnkit.protocol.closeinfo import Cause, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.eventloop import VirtualTimeLoop
+
+from .peers import Arrivals, info
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Handler = Callable[[Connection], Awaitable[None]]
@@ -36,22 +38,6 @@ def port(server: Server) -> int:
 
 def uri(server: Server) -> str:
     return f"ws://127.0.0.1:{port(server)}/"
-
-
-def info(ws: Connection) -> CloseInfo:
-    assert ws.close_info is not None
-    return ws.close_info
-
-
-class Arrivals:
-    """A handler that keeps its connections open and at hand."""
-
-    def __init__(self) -> None:
-        self.connections: asyncio.Queue[Connection] = asyncio.Queue()
-
-    async def __call__(self, ws: Connection) -> None:
-        self.connections.put_nowait(ws)
-        await ws.wait_closed()
 
 
 def filled(ws: Connection) -> bool:

@@ -13,13 +13,15 @@ from wsconnkit.machines.closing import State
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
-from wsconnkit.protocol.closeinfo import Cause, CloseInfo
+from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.eventloop import VirtualTimeLoop
+
+from .peers import Arrivals, info
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 VERDICT = 30 + 3 * 5
@@ -49,22 +51,6 @@ class RawClient:
         data = await self.reader.read()
         self.writer.close()
         return data
-
-
-class Arrivals:
-    """A handler that keeps its connections open and at hand."""
-
-    def __init__(self) -> None:
-        self.connections: asyncio.Queue[Connection] = asyncio.Queue()
-
-    async def __call__(self, ws: Connection) -> None:
-        self.connections.put_nowait(ws)
-        await ws.wait_closed()
-
-
-def info(ws: Connection) -> CloseInfo:
-    assert ws.close_info is not None
-    return ws.close_info
 
 
 def test_a_client_that_stops_answering_is_closed_with_1001_in_time(

@@ -3,8 +3,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -16,14 +15,16 @@ from hypothesis import strategies as st
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.connection import Transport
 from wsconnkit.protocol.errors import InvalidStatus
-from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake, UpgradeRequest, check_upgrade, refusal
-from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake, UpgradeRequest, refusal
+from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.endpoint import Endpoint, Visitor
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.session import Renew, Session
+
+from .kit import kinds, logged, upgrade
 
 SETTINGS = settings(deadline=None)
 WALL = 1_700_000_000.0
@@ -34,51 +35,9 @@ UNLIMITED = AdmissionConfig(max_connections_per_user=None)
 ORIGIN = ("Origin", "https://evil.example")
 
 
-class _Keeper(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def logged() -> Iterator[list[logging.LogRecord]]:
-    """Collect what is logged in the block."""
-    keeper = _Keeper()
-    logger = logging.getLogger("wsconnkit")
-    before = logger.level
-    logger.addHandler(keeper)
-    logger.setLevel(logging.DEBUG)
-    try:
-        yield keeper.records
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(keeper)
-
-
-def kinds(records: list[logging.LogRecord]) -> list[str]:
-    return [record.__dict__["type"] for record in records]
-
-
 def printed(record: logging.LogRecord) -> str:
     """Return all of a record that a formatter may print, tracebacks included."""
     return logging.Formatter().format(record) + "\n" + repr(record.__dict__)
-
-
-def upgrade(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:
-    """Return a request as it comes in."""
-    usual = [
-        ("Host", "example.org"),
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ]
-    request = check_upgrade("GET", target, "1.1", Headers([*usual, *headers]))
-    assert isinstance(request, UpgradeRequest)
-    return request
 
 
 def visitor_of(endpoint: Endpoint[str], request: UpgradeRequest | None = None, peer: object = PEER) -> Visitor:

@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,35 +35,13 @@ from wsconnkit.service.log import (
     log_stopped,
 )
 
+from .kit import logged
+
 SETTINGS = settings(deadline=None)
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2ln"
 PEER = ("192.0.2.1", 50_000)
 NOTHING = ConnectionStats(FrameSizeStats(), CompressionStats())
 USUAL = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
-
-
-class _Keeper(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def logged(level: int = logging.DEBUG) -> Iterator[list[logging.LogRecord]]:
-    """Collect what is logged in the block, from `level` on."""
-    keeper = _Keeper()
-    logger = logging.getLogger("wsconnkit")
-    before = logger.level
-    logger.addHandler(keeper)
-    logger.setLevel(level)
-    try:
-        yield keeper.records
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(keeper)
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, Any]:

@@ -2,8 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from math import inf, isfinite, nextafter
 from sys import float_info
@@ -24,40 +23,14 @@ from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUn
 from wsconnkit.service.session import Action, End, Renew, Reply, Session
 from wsconnkit.service.tally import Tally
 
+from .kit import kinds, logged
+
 SETTINGS = settings(deadline=None)
 WALL = 1_700_000_000.0
 """What the clock on the wall says at 0.0 of the monotonic one."""
 ADA = Principal(subject="ada")
 IP = "192.0.2.1"
 TOKEN = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhZGEifQ.c2ln"
-
-
-class _Keeper(logging.Handler):
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
-
-
-@contextmanager
-def logged() -> Iterator[list[logging.LogRecord]]:
-    """Collect what is logged in the block."""
-    keeper = _Keeper()
-    logger = logging.getLogger("wsconnkit")
-    before = logger.level
-    logger.addHandler(keeper)
-    logger.setLevel(logging.DEBUG)
-    try:
-        yield keeper.records
-    finally:
-        logger.setLevel(before)
-        logger.removeHandler(keeper)
-
-
-def kinds(records: list[logging.LogRecord]) -> list[str]:
-    return [record.__dict__["type"] for record in records]
 
 
 def messages(count: int, period: float = 60.0) -> Rates:

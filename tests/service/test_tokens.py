@@ -6,26 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsconnkit.protocol.handshake import UpgradeRequest, check_upgrade
-from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.service.tokens import BEARER, redact, secrets_of, token_of
+
+from .kit import upgrade
 
 SETTINGS = settings(deadline=None)
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
-
-
-def upgrade(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:
-    """Return a request as it comes in."""
-    usual = [
-        ("Host", "example.org"),
-        ("Connection", "Upgrade"),
-        ("Upgrade", "websocket"),
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
-    ]
-    request = check_upgrade("GET", target, "1.1", Headers([*usual, *headers]))
-    assert isinstance(request, UpgradeRequest)
-    return request
 
 
 def printed(request: UpgradeRequest) -> str:
