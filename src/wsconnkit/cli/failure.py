@@ -8,8 +8,7 @@ import ssl
 import unicodedata
 from urllib.parse import parse_qsl, urlsplit
 
-_SHORTEST_SECRET = 4
-"""Characters; what is shorter is no token, and would be found in every other word."""
+from wsconnkit.service.tokens import redact
 
 
 def os_error_text(error: OSError | UnicodeError) -> str:
@@ -39,7 +38,4 @@ def without_query(text: str, uri: str) -> str:
     query = urlsplit(uri).query
     pairs = [pair.partition("=")[2] for pair in query.split("&")]
     values = [query, *pairs, *(value for _, value in parse_qsl(query))]
-    for value in sorted(set(values), key=len, reverse=True):
-        if len(value) >= _SHORTEST_SECRET:
-            text = text.replace(value, "***")
-    return text
+    return redact(text, values)

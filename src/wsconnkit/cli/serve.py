@@ -16,7 +16,6 @@ from pydantic import SecretBytes
 from wsconnkit.asyncio import Connection, Server, serve
 from wsconnkit.cli.failure import os_error_text
 from wsconnkit.cli.loading import config_option, load_settings
-from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.observe.logs import configure
 from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.service.envelope import RequestError
@@ -85,14 +84,7 @@ async def _serve(host: str, settings: Settings, token: str | None) -> None:
     except (OSError, UnicodeError) as error:
         reason = os_error_text(error)
         raise click.ClickException(f"cannot listen on {host}, port {settings.port}: {reason}") from None
-    running = asyncio.ensure_future(
-        server.run_until_signal(
-            window=settings.drain_window,
-            grace=settings.drain_grace,
-            code=CloseCode.SERVICE_RESTART,
-            reason="server shutdown",
-        )
-    )
+    running = asyncio.ensure_future(server.run_until_signal(window=settings.drain_window, grace=settings.drain_grace))
     await asyncio.sleep(0)  # signals are heard before anybody is told that the server is there
     for sock in server.sockets:
         address = sock.getsockname()
