@@ -527,6 +527,7 @@ class Line(RuleBasedStateMachine):
     @rule(data=st.data())
     def give_up(self, data: st.DataObject) -> None:
         self.connection.leave(self.turns.pop(data.draw(st.sampled_from(sorted(self.turns)))), self.now)
+        self.connection.send_waiting(self.now)
 
     @rule()
     def pause(self) -> None:

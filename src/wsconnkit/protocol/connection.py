@@ -315,7 +315,7 @@ class Connection:
         return turn
 
     def leave(self, turn: Turn, now: float) -> None:
-        """Give up a place, to send or not; safe to repeat."""
+        """Give up a place, to send or not, and go on with `send_waiting`; safe to repeat."""
         self._tick(now)
         self.outbox.leave(turn)
         self._watch_age()
