@@ -440,6 +440,18 @@ def test_a_deflater_without_context_gives_the_same_for_the_same() -> None:
     assert deflater.compress(b"Hello" * 10) == deflater.compress(b"Hello" * 10)
 
 
+def test_deflaters_of_the_same_settings_without_context_give_the_same_and_say_so() -> None:
+    one, same = (Deflater(NO_TAKEOVER, window_bits=12, context_takeover=False) for _ in range(2))
+    assert one.settings == same.settings is not None
+    assert one.compress(b"a" * 1000) == same.compress(b"a" * 1000)
+    other = Deflater(NO_TAKEOVER, window_bits=15, context_takeover=False)
+    assert other.settings != one.settings
+
+
+def test_with_a_kept_context_no_settings_say_what_comes_out() -> None:
+    assert Deflater(TAKEOVER, window_bits=15, context_takeover=True).settings is None
+
+
 def test_levels_and_memory_levels_reach_zlib() -> None:
     message = b"".join(b"%d %d;" % (i, i * i % 251) for i in range(3000))
 
