@@ -24,9 +24,9 @@ from typing import NamedTuple, cast
 
 import uvloop
 
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
 
 NAMES = ("wsconnkit", "websockets")

@@ -14,6 +14,7 @@ from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
 from wsconnkit.protocol.connection import Connection, ConnectionStats, Timer, Transport
@@ -44,19 +45,11 @@ from wsconnkit.protocol.events import (
     PongReceived,
 )
 from wsconnkit.protocol.frames import Role
-from wsconnkit.protocol.handshake import (
-    Agreement,
-    ClientHandshake,
-    HTTPRequest,
-    ServerHandshake,
-    UpgradeRequest,
-    agree,
-    check_upgrade,
-    refusal,
-)
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.prepared import PreparedMessage
+from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.upgrade import Agreement, HTTPRequest, UpgradeRequest, agree, check_upgrade, refusal
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.backlog import BacklogConfig, WhenFull

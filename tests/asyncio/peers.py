@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import pytest
 
 from wsconnkit.asyncio import Connection, Server, connect
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import InvalidStatus
 from wsconnkit.protocol.events import Closed, Message
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike
-from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.http import Headers, HeadersLike
 from wsconnkit.protocol.uri import parse_uri
 
 Run = Callable[[Coroutine[Any, Any, None]], None]

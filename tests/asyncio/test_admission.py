@@ -13,7 +13,7 @@ import pytest
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.errors import InvalidStatus
-from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.proxies import TrustedProxies

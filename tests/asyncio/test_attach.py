@@ -21,8 +21,8 @@ from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import agree, check_upgrade
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import agree, check_upgrade
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MASK = b"\x01\x02\x03\x04"

@@ -16,8 +16,8 @@ from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
-from wsconnkit.protocol.handshake import UpgradeRequest, refusal
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
 from wsconnkit.service.requests import RequestTimeout

@@ -14,8 +14,8 @@ from wsconnkit.asyncio import serve
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import InvalidHandshake
-from wsconnkit.protocol.handshake import UpgradeRequest, refusal
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.service.admission import Refused
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
 from wsconnkit.testing.eventloop import VirtualTimeLoop

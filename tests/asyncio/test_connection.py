@@ -23,8 +23,8 @@ from wsconnkit.protocol.errors import (
     LocalProtocolError,
 )
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import UpgradeRequest, agree
 from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.upgrade import UpgradeRequest, agree
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Handler = Callable[[Connection], Awaitable[None]]

@@ -12,7 +12,7 @@ import pytest
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.errors import ConnectionClosedOK, InvalidHandshake, LocalProtocolError
-from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import Refused
 from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError

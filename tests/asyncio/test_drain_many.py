@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from wsconnkit.asyncio import Connection, Server, serve
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.drain import DrainReport, Outcome
 from wsconnkit.testing.eventloop import VirtualTimeLoop

@@ -17,8 +17,8 @@ from wsconnkit.asyncio import Connection, Server, serve
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.observe.metrics import render_metrics
-from wsconnkit.protocol.handshake import HTTPRequest
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import HTTPRequest
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 

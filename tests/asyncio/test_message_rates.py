@@ -16,7 +16,7 @@ from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import Principal

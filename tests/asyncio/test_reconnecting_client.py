@@ -22,8 +22,8 @@ from wsconnkit.protocol.errors import (
     InvalidStatus,
     LocalProtocolError,
 )
-from wsconnkit.protocol.handshake import accept_key
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import accept_key
 from wsconnkit.service.backlog import BacklogConfig, WhenFull
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 

@@ -21,8 +21,8 @@ from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import InvalidStatus
-from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.principal import Principal
 from wsconnkit.testing.eventloop import VirtualTimeLoop

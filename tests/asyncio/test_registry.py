@@ -10,10 +10,11 @@ import pytest
 
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.machines.closing import State
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import ClientHandshake, UpgradeRequest
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.health import Health
 from wsconnkit.service.principal import Principal

@@ -15,11 +15,11 @@ import trustme
 
 from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.machines.heartbeat import HeartbeatConfig
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 

@@ -20,10 +20,10 @@ from wsconnkit.asyncio import Connection, Server, connect, serve
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.framesize import MIB, FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidStatus
-from wsconnkit.protocol.handshake import ClientHandshake
 from wsconnkit.protocol.uri import parse_uri
 
 if sys.version_info < (3, 11):

@@ -13,24 +13,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.connection import Connection, Transport
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus, LocalProtocolError
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import (
-    ClientHandshake,
-    HeadersLike,
-    ServerHandshake,
-    UpgradeRequest,
-    accept_key,
-    agree,
-    check_subprotocols,
-    check_upgrade,
-    refusal,
-)
-from wsconnkit.protocol.http import ExtensionOffer, Headers, Response
+from wsconnkit.protocol.http import ExtensionOffer, Headers, HeadersLike, Response
+from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.upgrade import UpgradeRequest, accept_key, agree, check_subprotocols, check_upgrade, refusal
 from wsconnkit.protocol.uri import parse_uri
 
 # The example of RFC 6455, sections 1.3 and 4.2.2.

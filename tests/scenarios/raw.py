@@ -6,10 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike
+from wsconnkit.protocol.http import HeadersLike
 from wsconnkit.protocol.uri import parse_uri
 
 from .driver import Driver, Wire

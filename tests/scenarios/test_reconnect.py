@@ -13,8 +13,8 @@ from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, ConnectionClosedError, InvalidStatus
-from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.reconnect import Opened, ReconnectEvent, Retrying, Stopped

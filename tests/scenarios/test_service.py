@@ -15,8 +15,8 @@ from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import InvalidStatus
-from wsconnkit.protocol.handshake import HTTPRequest, UpgradeRequest
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from wsconnkit.protocol.handshake import UpgradeRequest, check_upgrade
 from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.upgrade import UpgradeRequest, check_upgrade
 
 
 def upgrade(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:

@@ -13,10 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsconnkit.machines.ratelimit import RateLimit
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.connection import Transport
 from wsconnkit.protocol.errors import InvalidStatus
-from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake, UpgradeRequest, refusal
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.endpoint import Endpoint, Visitor

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsconnkit.protocol.handshake import UpgradeRequest, check_upgrade
 from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.upgrade import UpgradeRequest, check_upgrade
 from wsconnkit.service.origins import Origins
 
 SETTINGS = settings(deadline=None)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsconnkit.protocol.handshake import HTTPRequest, ServerHandshake
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.upgrade import HTTPRequest
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, answer_page, check_response, no_page
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.tokens import BEARER, redact, secrets_of, token_of
 
 from .kit import upgrade

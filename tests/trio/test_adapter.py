@@ -17,12 +17,14 @@ import trio.testing
 import trustme
 
 from wsconnkit.machines.closing import State
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError, ProxyRefused
 from wsconnkit.protocol.frames import Opcode, encode_frame
-from wsconnkit.protocol.handshake import Agreement, ClientHandshake, ServerHandshake, UpgradeRequest
+from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.trio import Connection, Server, attach, connect, serve
 

@@ -8,7 +8,7 @@ from wsconnkit.asyncio.connection import Connection
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.frames import Role
-from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
+from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 
 
 def attach(

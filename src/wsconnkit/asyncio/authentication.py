@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.keys import MAX_WAIT
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import TokenVerifier

@@ -16,7 +16,7 @@ from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
-from wsconnkit.protocol.handshake import HeadersLike
+from wsconnkit.protocol.http import HeadersLike
 from wsconnkit.service.approach import Approach, NewToken
 from wsconnkit.service.reconnect import OnReconnectEvent, ShouldRetry, Stopped
 

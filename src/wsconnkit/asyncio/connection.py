@@ -21,8 +21,8 @@ from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
 from wsconnkit.protocol.events import Closed, Event, PongReceived
-from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
 from wsconnkit.protocol.prepared import Content, PreparedMessage
+from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.screen import Judge, Screen

@@ -8,8 +8,9 @@ from typing import Any, cast
 
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.connection import Transport
-from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
+from wsconnkit.protocol.serverhandshake import ServerHandshake
 
 
 class Opening(asyncio.Protocol):

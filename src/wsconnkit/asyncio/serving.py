@@ -14,7 +14,7 @@ from wsconnkit.asyncio.router import answer_requests
 from wsconnkit.asyncio.server import Handler, Server
 from wsconnkit.asyncio.transport import tls_timeouts
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.handshake import check_subprotocols
+from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import MetricsText

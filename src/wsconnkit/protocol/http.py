@@ -54,6 +54,10 @@ class Headers:
         return [item.strip() for item in (self.get(name) or "").split(",") if item.strip()]
 
 
+HeadersLike = Headers | Mapping[str, str] | Iterable[tuple[str, str]]
+"""What `Headers` can be made of."""
+
+
 class ExtensionOffer(NamedTuple):
     """One entry of Sec-WebSocket-Extensions; a parameter without a value has None."""
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from wsconnkit.machines.backoff import BackoffConfig
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.handshake import ClientHandshake, HeadersLike, check_subprotocols
-from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.http import Headers, HeadersLike
 from wsconnkit.protocol.proxy import Proxy, environment_proxy, parse_proxy
+from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry
 from wsconnkit.service.tokens import secrets_of

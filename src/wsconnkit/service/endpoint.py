@@ -6,8 +6,8 @@ from collections.abc import Collection
 from math import ceil
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from wsconnkit.protocol.handshake import UpgradeRequest, refusal
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
 from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_refused, log_server_error
 from wsconnkit.service.origins import Origins

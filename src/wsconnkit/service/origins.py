@@ -7,7 +7,7 @@ from collections.abc import Collection
 from ipaddress import IPv6Address
 from typing import NamedTuple
 
-from wsconnkit.protocol.handshake import UpgradeRequest
+from wsconnkit.protocol.upgrade import UpgradeRequest
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
 _AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")

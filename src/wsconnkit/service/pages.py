@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from wsconnkit.protocol.handshake import HTTPRequest, check_upgrade, refusal
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import HTTPRequest, check_upgrade, refusal
 from wsconnkit.service.endpoint import Endpoint
 
 MetricsText = Callable[[Any, "str | None"], tuple[str, bytes]]

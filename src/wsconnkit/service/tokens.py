@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from urllib.parse import unquote
 
-from wsconnkit.protocol.handshake import HTTPRequest, UpgradeRequest
+from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
 
 BEARER = "bearer"
 """The subprotocol whose next neighbour is a token: browsers cannot send headers of their own."""

@@ -15,12 +15,13 @@ import random
 from collections import deque
 
 from wsconnkit.machines.closing import State
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection, Transport
 from wsconnkit.protocol.events import Event, Message
-from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
 from wsconnkit.protocol.inbox import Inbox
+from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.uri import parse_uri
 
 

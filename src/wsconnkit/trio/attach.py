@@ -7,7 +7,7 @@ import trio
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.frames import Role
-from wsconnkit.protocol.handshake import Agreement, UpgradeRequest
+from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.owner import Owner
 

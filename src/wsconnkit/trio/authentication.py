@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 
 import trio
 
-from wsconnkit.protocol.handshake import UpgradeRequest
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import TokenVerifier
 

@@ -17,7 +17,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
-from wsconnkit.protocol.handshake import HeadersLike
+from wsconnkit.protocol.http import HeadersLike
 from wsconnkit.service.approach import Approach, NewToken
 from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry, Stopped
 from wsconnkit.trio.connection import Connection

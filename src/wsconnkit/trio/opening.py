@@ -7,8 +7,9 @@ from math import inf
 
 import trio
 
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.connection import Transport
-from wsconnkit.protocol.handshake import ClientHandshake, ServerHandshake
+from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.trio.transport import MAX_READ, drop, end_writing, os_error
 
 

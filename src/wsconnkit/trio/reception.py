@@ -15,8 +15,9 @@ import trio
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import LocalProtocolError
-from wsconnkit.protocol.handshake import HTTPRequest, ServerHandshake, UpgradeRequest
 from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
 from wsconnkit.service.endpoint import Endpoint, Visitor
 from wsconnkit.service.log import log_server_error
 from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, no_page

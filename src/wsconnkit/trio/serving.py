@@ -9,7 +9,7 @@ from ssl import SSLContext
 import trio
 
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.handshake import check_subprotocols
+from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import MetricsText
