@@ -1010,6 +1010,16 @@ def test_an_application_that_refuses_late_gives_the_client_the_whole_close_timeo
     assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
 
 
+def test_the_time_of_an_answer_may_come_with_it_and_never_goes_back() -> None:
+    handshake = serve(request())
+    handshake.respond(Response(403), 8.0)
+    assert expire(handshake) == 8.0 + PLAIN.close.timeout
+    backward = serve(request())
+    backward.handle_timeout(8.0)
+    backward.respond(Response(403), 3.0)
+    assert expire(backward) == 8.0 + PLAIN.close.timeout
+
+
 @pytest.mark.parametrize("make", [lambda: ServerHandshake(now=0.0), connect])
 def test_early_and_backward_timers_change_nothing(make: Callable[[], ServerHandshake | ClientHandshake]) -> None:
     handshake = make()

@@ -227,9 +227,14 @@ def refused(answer: Session | Response) -> Response:
     return answer
 
 
+def wait_until_the_end(house: House) -> Response:
+    return house.endpoint.dismiss(visitor_of(house.endpoint))
+
+
 CASES: list[tuple[Refused, int, AdmissionConfig | None, Callable[[House], Response]]] = [
     (Refused.DRAINING, 503, None, come_to_a_drain),
     (Refused.DRAINING, 503, None, come_before_a_drain),
+    (Refused.DRAINING, 503, None, wait_until_the_end),
     (Refused.ORIGIN, 403, None, come_from_elsewhere),
     (Refused.MISSING, 401, None, partial(fail, AuthenticationError(AuthFailure.MISSING))),
     (Refused.INVALID, 401, None, partial(fail, AuthenticationError(AuthFailure.INVALID))),
@@ -604,3 +609,13 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
 def test_settings_of_another_type_are_refused_at_once(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
         Endpoint(**arguments)
+
+
+def test_a_request_for_no_websocket_that_the_end_finds_waiting_is_answered_and_not_counted() -> None:
+    house = House()
+    with logged() as records:
+        response = house.endpoint.dismiss(None)
+    assert (response.status, response.headers.get("Retry-After")) == (503, "10")
+    assert json.loads(response.body) == {"error": "the server is shutting down"}
+    assert not house.endpoint.tally.refused
+    assert kinds(records) == []

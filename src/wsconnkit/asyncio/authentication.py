@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.keys import MAX_WAIT
+from wsconnkit.service.log import log_server_error
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import TokenVerifier
 
@@ -59,5 +60,7 @@ class Authentication:
     async def _fetch(self, verifier: TokenVerifier) -> None:
         try:
             await asyncio.to_thread(verifier.fetch)
+        except Exception as error:
+            log_server_error("auth_error", error)
         finally:
             self._fetching = None

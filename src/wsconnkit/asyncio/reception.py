@@ -52,28 +52,43 @@ class Reception:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
+        self._loop = asyncio.get_running_loop()
         self._guests: set[_Guest] = set()
-        self._is_closed = False
+        self._all_left: asyncio.Future[None] | None = None
+        """Set once it is closed, and done when nobody is left."""
 
     def __len__(self) -> int:
         return len(self._guests)
 
     def new_opening(self) -> Opening:
         """Return the protocol of a client that has just come."""
-        return _Guest(self._rules, self._on_arrival, self._guests.discard).opening
+        return _Guest(self._rules, self._on_arrival, self._on_departure).opening
 
     def close(self) -> list[asyncio.Task[None]]:
-        """Drop all who are here, and whoever still comes; return the tasks that are about to end."""
-        self._is_closed = True
-        deciding = [guest.deciding for guest in self._guests if guest.deciding is not None]
+        """Refuse who waits for an answer, and drop who has not asked yet; return the tasks that are about to end."""
+        self._all_left = self._loop.create_future()
+        ending = [guest.deciding for guest in self._guests if guest.deciding is not None]
         for guest in list(self._guests):
+            guest.dismiss()
+        if self._guests:
+            ending.append(self._loop.create_task(self._see_out(self._all_left)))
+        return ending
+
+    async def _see_out(self, all_left: asyncio.Future[None]) -> None:
+        """Let the answers that are under way arrive."""
+        await asyncio.wait({all_left}, timeout=self._rules.config.close.timeout)
+        for guest in self._guests:
             guest.opening.abort()
-        return deciding
 
     def _on_arrival(self, guest: _Guest) -> None:
         self._guests.add(guest)
-        if self._is_closed:
-            guest.opening.abort()
+        if self._all_left is not None:
+            guest.dismiss()
+
+    def _on_departure(self, guest: _Guest) -> None:
+        self._guests.discard(guest)
+        if not self._guests and self._all_left is not None and not self._all_left.done():
+            self._all_left.set_result(None)
 
 
 class _Guest:
@@ -92,8 +107,19 @@ class _Guest:
         self.opening = Opening(self._handshake, on_progress=self._on_progress, on_end=self._on_end)
         self.deciding: asyncio.Task[None] | None = None
         """Finds out how to answer the request."""
+        self._visitor: Visitor | None = None
         self._is_answered = False
         """Whether we have answered the request, and not the handshake by itself."""
+
+    def dismiss(self) -> None:
+        """The server ends: refuse a request that has no answer, and wait for none."""
+        if self._handshake.is_pending:
+            self._respond(self._rules.endpoint.dismiss(self._visitor))
+            if self.deciding is not None:
+                self.deciding.cancel()
+            self.opening.pump()
+        elif self._handshake.response is None:
+            self.opening.abort()
 
     def _on_progress(self, opening: Opening) -> None:
         if opening.transport is None:
@@ -129,7 +155,9 @@ class _Guest:
         visitor = rules.endpoint.receive(request, self.opening.remote_address)
         if isinstance(visitor, Response):
             self._respond(visitor)
-        elif rules.authentication is None:
+            return
+        self._visitor = visitor
+        if rules.authentication is None:
             self._admit(visitor, None, rules.on_connection)
         else:
             self.deciding = self._loop.create_task(
@@ -176,11 +204,11 @@ class _Guest:
         """Answer with `response`, or with what can be sent in its place, and return it."""
         self._is_answered = True
         try:
-            self._handshake.respond(response)
+            self._handshake.respond(response, self._loop.time())
         except LocalProtocolError as error:  # for what the application made
             log_server_error("http_error", error)
             response = INTERNAL_ERROR
-            self._handshake.respond(response)
+            self._handshake.respond(response, self._loop.time())
         return response
 
     def _admit(self, visitor: Visitor, principal: Principal | None, on_connection: OnConnection) -> None:

@@ -14,13 +14,12 @@ from wsconnkit.asyncio.router import answer_requests
 from wsconnkit.asyncio.server import Handler, Server
 from wsconnkit.asyncio.transport import tls_timeouts
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import MetricsText
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.router import RequestRouter
-from wsconnkit.service.tokens import BEARER
+from wsconnkit.service.terms import Terms
 from wsconnkit.service.verifier import TokenVerifier
 
 
@@ -64,57 +63,49 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
         ssl: SSLContext | None = None,
         **kwargs: Any,
     ) -> None:
-        if isinstance(authenticate, type):
-            raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
-        if reauthenticate and authenticate is None:
-            raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
-        _check("path", path is None or path.startswith("/"), "None, or a path that starts with '/'", path)
-        is_authenticator = authenticate is None or callable(getattr(authenticate, "verify", authenticate))
-        _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
-        _check("http", http is None or callable(http), "an async function", http)
-        _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
-        is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
-        _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
-        self._new_endpoint = partial(
-            Endpoint[Connection], origins=origins, proxies=proxies, admission=admission, reauthenticate=reauthenticate
+        self._terms = Terms(
+            path=path,
+            authenticate=authenticate,
+            origins=origins,
+            subprotocols=subprotocols,
+            admission=admission,
+            proxies=proxies,
+            reauthenticate=reauthenticate,
+            http=http,
+            endpoints=endpoints,
+            metrics=metrics,
+            config=config,
         )
-        self._new_endpoint()  # complains of what is wrong with these
-        self._path = path
         self._authenticate = authenticate
-        # Browsers want one of the subprotocols that they offer back, and the token must not be it.
-        self._subprotocols = check_subprotocols(subprotocols)
-        if authenticate is not None and BEARER not in self._subprotocols:
-            self._subprotocols += (BEARER,)
         self._http = http
-        self._endpoints = endpoints
         self._metrics = metrics
-        self._config = config or ConnectionConfig()
         self._kwargs = {"host": host, "port": port, "ssl": ssl, **kwargs}
         if ssl is not None:
-            self._kwargs = {**tls_timeouts(self._config), **self._kwargs}
+            self._kwargs = {**tls_timeouts(self._terms.config), **self._kwargs}
         self._server: Server | None = None
 
     async def _start(self) -> Server:
+        terms = self._terms
         authentication = None if self._authenticate is None else Authentication(self._authenticate)
-        endpoint = self._new_endpoint()
-        server = Server(self._handler, endpoint, self._config, authentication)
+        endpoint: Endpoint[Connection] = terms.new_endpoint()
+        server = Server(self._handler, endpoint, terms.config, authentication)
         rules = Rules(
             endpoint=endpoint,
-            config=self._config,
+            config=terms.config,
             on_connection=server.on_connection,
-            path=self._path,
-            subprotocols=self._subprotocols,
+            path=terms.path,
+            subprotocols=terms.subprotocols,
             authentication=authentication,
-            pages=self._endpoints is True,
+            pages=terms.has_pages,
             metrics=self._metrics,
             http=self._http,
         )
         try:
             await server.listen(Reception(rules), **self._kwargs)
-            if isinstance(self._endpoints, tuple):
-                host, port = self._endpoints
-                rules = Rules(endpoint=endpoint, config=self._config, metrics=self._metrics)
+            if terms.pages_at is not None:
+                host, port = terms.pages_at
+                rules = Rules(endpoint=endpoint, config=terms.config, metrics=self._metrics)
                 await server.listen(Reception(rules), host=host, port=port)
         except BaseException:
             await server.close()
@@ -131,8 +122,3 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
     async def __aexit__(self, *exc: object) -> None:
         assert self._server is not None  # __aenter__ made it
         await self._server.close()
-
-
-def _check(name: str, is_good: bool, wanted: str, value: object) -> None:
-    if not is_good:
-        raise ValueError(f"{name} is {value!r}; it must be {wanted}")

@@ -96,13 +96,16 @@ class ServerHandshake(Handshake):
         self.agreement = agreement
         return agreement
 
-    def respond(self, response: Response) -> None:
+    def respond(self, response: Response, now: float | None = None) -> None:
         """Answer with a complete `response`, to an upgrade or another request.
 
+        now: when, which is when the time begins that the client has to take it; None for when it was last heard of.
         Raises LocalProtocolError when there is no request to answer, or for a response that cannot be sent.
         """
         if not self.is_pending:
             raise LocalProtocolError("there is no request to answer")
+        if now is not None:
+            self._now = max(now, self._now)
         self._respond(response)
 
     def handle_timeout(self, now: float) -> None:

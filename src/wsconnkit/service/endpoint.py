@@ -140,6 +140,15 @@ class Endpoint(Generic[C]):
             wall_now=wall_now,
         )
 
+    def dismiss(self, visitor: Visitor | None) -> Response:
+        """Return the response to whom the end of the server finds waiting for another one.
+
+        visitor: None for a request that asks for no WebSocket, which is not counted.
+        """
+        if visitor is None:
+            return self._response(Refused.DRAINING)
+        return self._refuse(Refused.DRAINING, visitor)
+
     def enter(self, connection: C, session: Session) -> None:
         """Add a connection that was admitted."""
         self.connections.add(connection, id=session.log.connection_id, user=session.user, ip=session.ip)
@@ -157,6 +166,9 @@ class Endpoint(Generic[C]):
     def _refuse(
         self, reason: Refused, visitor: Visitor, retry_after: float | None = None, user: str | None = None
     ) -> Response:
+        return self._refused(self._response(reason, retry_after), reason, {**visitor.who, "user_id": user})
+
+    def _response(self, reason: Refused, retry_after: float | None = None) -> Response:
         status, error = _STATUS[reason]
         headers = {}
         if status == 401:  # RFC 6750, section 3.1
@@ -164,7 +176,7 @@ class Endpoint(Generic[C]):
         elif status in (429, 503):
             seconds = self._admission.config.retry_after if retry_after is None else retry_after
             headers["Retry-After"] = str(ceil(seconds))
-        return self._refused(refusal(status, error, headers), reason, {**visitor.who, "user_id": user})
+        return refusal(status, error, headers)
 
     def _refused(self, response: Response, reason: Refused, who: dict[str, Any]) -> Response:
         self.tally.on_refused(reason)

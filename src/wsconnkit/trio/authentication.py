@@ -8,6 +8,8 @@ import trio
 
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
+from wsconnkit.service.keys import MAX_WAIT
+from wsconnkit.service.log import log_server_error
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import TokenVerifier
 
@@ -55,13 +57,16 @@ class Authentication:
             self._nursery.start_soon(self._fetch, verifier, self._fetching)
         if self._fetching is not None:
             # One for all who need them, whoever of them gives up.
-            await self._fetching.wait()
+            with trio.move_on_after(MAX_WAIT):
+                await self._fetching.wait()
         return verifier.verify(token, trio.current_time(), waited=True)
 
     async def _fetch(self, verifier: TokenVerifier, fetched: trio.Event) -> None:
         try:
             with self._life:
                 await trio.to_thread.run_sync(verifier.fetch, abandon_on_cancel=True)
+        except Exception as error:
+            log_server_error("auth_error", error)
         finally:
             self._fetching = None
             fetched.set()

@@ -20,13 +20,14 @@ from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
 from wsconnkit.service.endpoint import Endpoint, Visitor
 from wsconnkit.service.log import log_server_error
-from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, no_page
+from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, check_response, no_page
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.session import Session
+from wsconnkit.service.tokens import secrets_of
 from wsconnkit.trio.authentication import Authentication
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.opening import Opening
-from wsconnkit.trio.transport import addresses, drop
+from wsconnkit.trio.transport import addresses, cancelled_only, drop
 
 AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
 """Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
@@ -88,10 +89,10 @@ class Reception:
                 await guest.connection.run(stream, Cause.DRAIN)
 
     def close(self) -> None:
-        """Drop all who are here, and whoever still comes; who has just been let in is on the way out of here."""
+        """Refuse who waits for an answer, and drop who has not asked yet; whoever has one is on the way out of here."""
         self._is_closed = True
         for scope, guest in self._openings.items():
-            if guest.connection is None:
+            if not guest.dismiss():
                 scope.cancel()
 
     async def _secure(self, stream: trio.abc.Stream, ssl: SSLContext) -> trio.abc.Stream:
@@ -116,6 +117,7 @@ class _Guest:
         )
         self._deciding: trio.CancelScope | None = None
         """Where it is found out how to answer the request."""
+        self._visitor: Visitor | None = None
         self._is_answered = False
         """Whether we have answered the request, and not the handshake by itself."""
         self.connection: Connection | None = None
@@ -128,20 +130,34 @@ class _Guest:
             self._opening = Opening(stream, self._handshake, self._on_progress)
             is_open = await self._opening.run()
             self._nursery.cancel_scope.cancel()
-        if self._handshake.response is not None and not self._is_answered:
-            self._rules.endpoint.on_handshake_response(self._handshake.response, self._remote_address)
         return is_open
+
+    def dismiss(self) -> bool:
+        """The server ends: refuse a request that has no answer, and wait for none; False where there is none yet."""
+        if self._handshake.is_pending:
+            self._respond(self._rules.endpoint.dismiss(self._visitor))
+            if self._deciding is not None:
+                self._deciding.cancel()
+            self._opening.changed()
+        return self._handshake.response is not None or self.connection is not None
 
     def _on_progress(self) -> None:
         if self._handshake.response is not None:
-            if self._deciding is not None and not self._is_answered:
-                self._deciding.cancel()  # it took too long
+            self._on_response(self._handshake.response)
         elif self._deciding is not None:
             pass
         elif self._handshake.http_request is not None:
             self._decide(self._answer(self._handshake.http_request))
         elif self._handshake.request is not None:
             self._receive(self._handshake.request)
+
+    def _on_response(self, response: Response) -> None:
+        """Take note of a response, which may be the handshake's own: to nonsense, or because we took too long."""
+        if not self._is_answered:
+            self._is_answered = True
+            if self._deciding is not None:
+                self._deciding.cancel()
+            self._rules.endpoint.on_handshake_response(response, self._remote_address)
 
     def _decide(self, deciding: Coroutine[Any, Any, None]) -> None:
         self._deciding = trio.CancelScope()
@@ -160,7 +176,9 @@ class _Guest:
         visitor = rules.endpoint.receive(request, self._remote_address)
         if isinstance(visitor, Response):
             self._respond(visitor)
-        elif rules.authentication is None:
+            return
+        self._visitor = visitor
+        if rules.authentication is None:
             self._admit(visitor, None, rules.on_connection)
         else:
             self._decide(self._authenticate(visitor, rules.authentication, rules.on_connection))
@@ -169,12 +187,15 @@ class _Guest:
         self, visitor: Visitor, authentication: Authentication, on_connection: OnConnection
     ) -> None:
         try:
-            answer = await authentication(visitor.token, visitor.request)
+            with cancelled_only():
+                answer = await authentication(visitor.token, visitor.request)
         except Exception as error:
-            if self._handshake.is_pending:
+            if self._handshake.is_pending:  # else it is we who have cancelled it
                 self._respond(self._rules.endpoint.refuse_for(error, visitor))
         else:
-            # It is not when the client has left meanwhile, or our cancellation was not heeded.
+            # Of a client that has left meanwhile, sockets tell in the next turn of the loop, which has no order.
+            await trio.lowlevel.checkpoint()
+            await trio.lowlevel.checkpoint()
             if self._handshake.is_pending:
                 if isinstance(answer, Response):
                     self._rules.endpoint.on_refusal(self._respond(answer), visitor)
@@ -186,11 +207,15 @@ class _Guest:
         try:
             response = answer_page(request, rules.endpoint, rules.metrics) if rules.pages else None
             if response is None and rules.http is not None:
-                response = await rules.http(request)
+                with cancelled_only():
+                    response = await rules.http(request)
             if response is None:
                 response = NO_WEBSOCKET if rules.on_connection is None else no_page(request, rules.path)
+            check_response(response)
         except Exception as error:
-            log_server_error("http_error", error)
+            if not self._handshake.is_pending:
+                return  # it is we who have cancelled it
+            log_server_error("http_error", error, secrets_of(request))
             response = INTERNAL_ERROR
         if self._handshake.is_pending:
             self._respond(response)
@@ -199,11 +224,11 @@ class _Guest:
         """Answer with `response`, or with what can be sent in its place, and return it."""
         self._is_answered = True
         try:
-            self._handshake.respond(response)
+            self._handshake.respond(response, trio.current_time())
         except LocalProtocolError as error:  # for what the application made
             log_server_error("http_error", error)
             response = INTERNAL_ERROR
-            self._handshake.respond(response)
+            self._handshake.respond(response, trio.current_time())
         return response
 
     def _admit(self, visitor: Visitor, principal: Principal | None, on_connection: OnConnection) -> None:

@@ -9,13 +9,12 @@ from ssl import SSLContext
 import trio
 
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import MetricsText
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.router import RequestRouter
-from wsconnkit.service.tokens import BEARER
+from wsconnkit.service.terms import Terms
 from wsconnkit.service.verifier import TokenVerifier
 from wsconnkit.trio.authentication import Authenticate, Authentication
 from wsconnkit.trio.connection import Connection
@@ -42,7 +41,7 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
     reauthenticate: whether a client may send a fresh token in a message.
     http: an async function of an `HTTPRequest` that asks for no WebSocket; returns a `Response`, or None for 404.
     endpoints: whether /healthz, /readyz and /metrics are answered: on the same port, on none, or on that (host, port).
-    metrics: `wsconnkit.observe.metrics.render`, or what else makes the text of /metrics.
+    metrics: `wsconnkit.render_metrics`, or what else makes the text of /metrics.
     ssl: a server-side context, for wss.
     """
 
@@ -67,37 +66,40 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
         ssl: SSLContext | None = None,
         backlog: int | None = None,
     ) -> None:
-        if isinstance(authenticate, type):
-            raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
-        if reauthenticate and authenticate is None:
-            raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
-        self._endpoint: Endpoint[Connection] = Endpoint(
-            origins=origins, proxies=proxies, admission=admission, reauthenticate=reauthenticate
+        self._terms = Terms(
+            path=path,
+            authenticate=authenticate,
+            origins=origins,
+            subprotocols=subprotocols,
+            admission=admission,
+            proxies=proxies,
+            reauthenticate=reauthenticate,
+            http=http,
+            endpoints=endpoints,
+            metrics=metrics,
+            config=config,
         )
-        self._path = path
         self._authenticate = authenticate
-        # Browsers want one of the subprotocols that they offer back, and the token must not be it.
-        self._subprotocols = check_subprotocols(subprotocols) + ((BEARER,) if authenticate else ())
         self._http = http
-        self._endpoints = endpoints
         self._metrics = metrics
-        self._config = config or ConnectionConfig()
         self._host, self._port, self._backlog = host, port, backlog
         self._listeners = listeners
         self._ssl = ssl
 
     async def _begin(self, nursery: trio.Nursery) -> Server:
+        terms = self._terms
         authentication = None if self._authenticate is None else Authentication(self._authenticate, nursery)
-        server = Server(self._handler, self._endpoint, self._config, authentication, nursery)
+        endpoint: Endpoint[Connection] = terms.new_endpoint()
+        server = Server(self._handler, endpoint, terms.config, authentication, nursery)
         rules = Rules(
-            endpoint=self._endpoint,
-            config=self._config,
+            endpoint=endpoint,
+            config=terms.config,
             on_connection=server.on_connection,
-            path=self._path,
-            subprotocols=self._subprotocols,
+            path=terms.path,
+            subprotocols=terms.subprotocols,
             authentication=authentication,
-            pages=self._endpoints is True,
+            pages=terms.has_pages,
             metrics=self._metrics,
             http=self._http,
         )
@@ -105,9 +107,9 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
         if listeners is None:
             listeners = await self._open_listeners(self._host, self._port or 0)
         server.listen(Reception(rules, self._ssl), listeners)
-        if isinstance(self._endpoints, tuple):
-            host, port = self._endpoints
-            rules = Rules(endpoint=self._endpoint, config=self._config, metrics=self._metrics)
+        if terms.pages_at is not None:
+            host, port = terms.pages_at
+            rules = Rules(endpoint=endpoint, config=terms.config, metrics=self._metrics)
             server.listen(Reception(rules), await self._open_listeners(host, port))
         return server
 

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import trio
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import BaseExceptionGroup
 
 MAX_READ = 64 * 1024
 """Bytes that are read at once."""
@@ -60,6 +65,21 @@ def addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
         return inner.socket.getsockname(), inner.socket.getpeername()
     except OSError:  # the peer has left already
         return None, None
+
+
+@contextmanager
+def cancelled_only() -> Iterator[None]:
+    """Let a cancellation out alone, without errors of the application that it came with in one group.
+
+    Whoever has cancelled would get these errors; who does not handle them ends with them, a server as a whole.
+    """
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        _, others = group.split(Exception)
+        if others is None:
+            raise
+        raise others from None
 
 
 async def end_writing(stream: trio.abc.Stream) -> None:

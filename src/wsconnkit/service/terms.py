@@ -1,0 +1,77 @@
+"""What a server is told when it is started, checked before anything listens."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.upgrade import check_subprotocols
+from wsconnkit.service.admission import AdmissionConfig
+from wsconnkit.service.endpoint import Endpoint
+from wsconnkit.service.proxies import TrustedProxies
+from wsconnkit.service.tokens import BEARER
+
+
+class Terms:
+    """The arguments of `serve` that are the same for every event loop, checked, and what follows from them.
+
+    authenticate, http, metrics: what the application gives; whether they can be called is all that is looked at.
+    Raises ValueError for what cannot work, TypeError for a class in place of an authenticator.
+    """
+
+    def __init__(
+        self,
+        *,
+        path: str | None,
+        authenticate: object,
+        origins: Collection[str] | None,
+        subprotocols: Sequence[str],
+        admission: AdmissionConfig | None,
+        proxies: TrustedProxies | None,
+        reauthenticate: bool,
+        http: object,
+        endpoints: bool | tuple[str, int],
+        metrics: object,
+        config: ConnectionConfig | None,
+    ) -> None:
+        if isinstance(authenticate, type):
+            raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
+        if reauthenticate and authenticate is None:
+            raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
+        _check("path", path is None or path.startswith("/"), "None, or a path that starts with '/'", path)
+        is_authenticator = authenticate is None or callable(getattr(authenticate, "verify", authenticate))
+        _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
+        _check("http", http is None or callable(http), "an async function", http)
+        _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
+        is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
+        _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
+        self.config = config or ConnectionConfig()
+        self.path = path
+        # Browsers want one of the subprotocols that they offer back, and the token must not be it.
+        self.subprotocols = check_subprotocols(subprotocols)
+        if authenticate is not None and BEARER not in self.subprotocols:
+            self.subprotocols += (BEARER,)
+        self.has_pages = endpoints is True
+        """Whether the pages for those who watch the server are where the WebSocket is."""
+        self.pages_at = endpoints if isinstance(endpoints, tuple) else None
+        """The host and port that these pages have for themselves."""
+        self._origins = origins
+        self._admission = admission
+        self._proxies = proxies
+        self._reauthenticate = reauthenticate
+        self.new_endpoint()  # complains of what is wrong with these
+
+    def new_endpoint(self) -> Endpoint[Any]:
+        """Return the rules and records of one run of the server."""
+        return Endpoint(
+            origins=self._origins,
+            admission=self._admission,
+            proxies=self._proxies,
+            reauthenticate=self._reauthenticate,
+        )
+
+
+def _check(name: str, is_good: bool, wanted: str, value: object) -> None:
+    if not is_good:
+        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
