@@ -469,22 +469,21 @@ def test_so_is_one_over_tls(run_virtual: Run, virtual_loop: VirtualTimeLoop) -> 
 
     async def main() -> None:
         arrivals = Arrivals()
-        async with serve(arrivals, sock=listener(), config=settings(), ssl=ours) as server:
+        async with serve(arrivals, "127.0.0.1", 0, config=settings(), ssl=ours) as server:
             with theirs.wrap_socket(socket.socket(), server_hostname="127.0.0.1") as sock:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * KIB)
                 await asyncio.to_thread(sock.connect, ("127.0.0.1", port(server)))
                 handshake = ClientHandshake(parse_uri(uri(server)), ConnectionConfig(compression=None), now=0.0)
                 await asyncio.to_thread(sock.sendall, handshake.data_to_send())
                 assert b" 101 " in await asyncio.to_thread(sock.recv, KIB)
                 sock.setblocking(False)
                 ws = await arrivals.connections.get()
-                await ws.send(bytes(1000 * KIB))
+                await ws.send(bytes(16 * KIB * KIB))
                 sending = asyncio.ensure_future(ws.send("the next"))
                 start = virtual_loop.time()
                 while virtual_loop.time() - start < 90:
-                    await asyncio.sleep(1)
+                    await asyncio.sleep(0.5)
                     with contextlib.suppress(ssl.SSLWantReadError):
-                        sock.recv(8 * KIB)
+                        sock.recv(16 * KIB)
                 assert not sending.done()
                 ws.abort()
                 with pytest.raises(ConnectionClosedError):

@@ -377,6 +377,9 @@ class TrioSocketDriver(TrioDriver):
         async with wsconnkit.trio.serve(handler, "127.0.0.1", port, **kwargs) as server:
             yield server
 
+    async def dial(self, server: Any) -> Wire:
+        return TrioWire(await trio.open_tcp_stream("127.0.0.1", port_of(server)))
+
 
 SOCKET_DRIVERS = (AsyncioDriver, UvloopDriver, TrioSocketDriver)
 DRIVERS = (AsyncioDriver, UvloopDriver, TrioDriver)

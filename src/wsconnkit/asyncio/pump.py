@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, cast
 
 from wsconnkit.asyncio.senders import Senders
-from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close, set_nodelay
+from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close, tune
 from wsconnkit.asyncio.writer import Writer
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
@@ -68,7 +68,7 @@ class Pump(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a transport that is ready for WebSocket frames."""
         self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
-        set_nodelay(transport)
+        tune(transport)
         self._writer.begin(transport)
         if not transport.is_reading():
             transport.resume_reading()

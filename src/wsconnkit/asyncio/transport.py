@@ -6,9 +6,18 @@ import asyncio
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from math import inf
 
 from wsconnkit.protocol.config import ConnectionConfig
+
+_NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
+_MOST_UNSENT = 64 * 1024
+"""Bytes that the kernel takes beyond what it can send at once.
+
+Without that it takes megabytes, and then nothing before a third of them has gone, which tells us of a peer that reads
+slowly no more than of one that reads nothing.
+"""
 
 
 class Alarm:
@@ -71,8 +80,11 @@ def forget(transport: asyncio.Transport) -> None:
     transport.abort()
 
 
-def set_nodelay(transport: asyncio.Transport) -> None:
-    """Let small frames go out at once, also on sockets that the event loop has not made."""
+def tune(transport: asyncio.Transport) -> None:
+    """Let small frames go out at once and the kernel hold little, also on sockets that the event loop has not made."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # some systems refuse where the peer has gone already, or do not know the option
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if _NOTSENT_LOWAT is not None:
+                sock.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, _MOST_UNSENT)
