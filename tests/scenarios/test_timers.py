@@ -145,11 +145,11 @@ def test_a_client_that_reads_slowly_is_not_dead_while_our_ping_waits_behind_its_
             await ws.send(bytes(16 * 1024 * 1024))
             await driver.sleep(3 * VERDICT)
             assert ws.state is State.OPEN
+            await raw.send(Opcode.TEXT, b"here I am")
+            assert await ws.recv() == "here I am"
             frame = await raw.read()
             assert frame is not None
             assert len(frame.payload) == 16 * 1024 * 1024
-            await raw.send(Opcode.TEXT, b"here I am")
-            assert await ws.recv() == "here I am"
 
     driver.run(main)
 
