@@ -1,5 +1,11 @@
 """WebSocket connections on trio."""
 
+try:
+    import trio as _  # noqa: F401
+except ModuleNotFoundError as error:
+    text = "wsconnkit.trio needs trio; install it with: pip install 'wsconnkit[trio]'"
+    raise ModuleNotFoundError(text, name=error.name) from None
+
 from wsconnkit.trio.attach import attach
 from wsconnkit.trio.broadcast import broadcast
 from wsconnkit.trio.client import connect
