@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
-from wsconnkit.service.drain import ABORT_WAIT, Drain, Drained, DrainReport, Orders, Outcome
+from wsconnkit.service.drain import ABORT_WAIT, FAREWELL, Drain, Drained, DrainReport, Orders, Outcome
 
 ANSWERED = CloseInfo(
     cause=Cause.DRAIN,
@@ -58,8 +58,7 @@ def test_turns_are_spread_evenly_over_the_window() -> None:
 
 def test_what_is_left_at_the_deadline_is_aborted() -> None:
     drain = drain_of("ab")
-    drain.busy("b")
-    assert drain.handle_timeout(10.0) == Orders(close=("a",))
+    assert drain.handle_timeout(10.0) == Orders(close=("a", "b"))
     assert drain.handle_timeout(14.999) == Orders()
     assert drain.handle_timeout(15.0) == Orders(abort=("a", "b"))
     drain.on_closed("a", UNANSWERED, 15.0)
@@ -81,6 +80,7 @@ def test_what_is_left_at_the_deadline_is_aborted() -> None:
 def test_the_outcome_of_each_end_before_and_after_the_abort(info: CloseInfo, before: Outcome, after: Outcome) -> None:
     for at, expected in ((0.0, before), (15.0, after)):
         drain = drain_of("a")
+        drain.handle_timeout(0.0)
         drain.handle_timeout(at)
         drain.on_closed("a", info, at + 0.5)
         assert drain.report(at + 0.5).connections == (Drained("id-a", "user-a", expected, info),)
@@ -152,12 +152,34 @@ def test_a_turn_that_comes_while_the_timer_is_late_counts_when_the_connection_be
     assert drain.next_timeout() == 15.0
 
 
-def test_a_connection_that_is_idle_at_the_deadline_is_aborted_and_not_closed() -> None:
+def test_who_is_told_to_close_only_at_the_deadline_has_a_moment_before_the_abort() -> None:
+    drain = drain_of("ab")
+    drain.busy("b")
+    assert drain.handle_timeout(10.0) == Orders(close=("a",))
+    assert not drain.idle("b", 15.0)
+    assert drain.handle_timeout(15.0) == Orders(close=("b",))
+    assert not drain.idle("b", 15.05)
+    assert drain.next_timeout() == 15.0 + FAREWELL
+    drain.on_closed("a", ANSWERED, 15.05)
+    assert drain.handle_timeout(15.0 + FAREWELL) == Orders(abort=("b",))
+    drain.on_closed("b", UNANSWERED, 16.0)
+    assert outcomes(drain) == {"a": "closed", "b": "aborted"}
+
+
+@pytest.mark.parametrize(
+    ("info", "outcome"),
+    [
+        (ANSWERED, Outcome.ABORTED),
+        (UNANSWERED, Outcome.ABORTED),
+        (PEER_CLOSED, Outcome.LEFT),
+        (LOST, Outcome.LEFT),
+    ],
+)
+def test_who_is_told_to_close_only_at_the_deadline_counts_as_aborted(info: CloseInfo, outcome: Outcome) -> None:
     drain = drain_of("a")
-    drain.busy("a")
-    assert not drain.idle("a", 15.0)
-    assert drain.handle_timeout(15.0) == Orders(abort=("a",))
-    assert not drain.idle("a", 15.5)
+    drain.handle_timeout(15.0)
+    drain.on_closed("a", info, 15.05)
+    assert drain.report(16.0).connections == (Drained("id-a", "user-a", outcome, info),)
 
 
 def test_a_connection_that_ends_while_it_is_busy_is_not_closed_when_idle() -> None:
@@ -229,15 +251,18 @@ def test_a_late_call_leaves_out_who_is_busy_closing_already_or_gone() -> None:
     assert drain.handle_timeout(9.0) == Orders(close=("a", "e"))
 
 
-def test_a_call_after_the_deadline_closes_nothing_and_aborts_everything_once() -> None:
+def test_calls_after_the_deadline_close_everything_once_and_then_abort_it_once() -> None:
     drain = drain_of("ab")
-    assert drain.handle_timeout(20.0) == Orders(abort=("a", "b"))
+    assert drain.handle_timeout(20.0) == Orders(close=("a", "b"))
     assert drain.handle_timeout(20.0) == Orders()
-    assert drain.next_timeout() == 20.0 + ABORT_WAIT
+    assert drain.handle_timeout(30.0) == Orders(abort=("a", "b"))
+    assert drain.handle_timeout(30.0) == Orders()
+    assert drain.next_timeout() == 30.0 + ABORT_WAIT
 
 
 def test_a_connection_that_does_not_say_that_it_was_aborted_is_given_up_a_second_later() -> None:
     drain = drain_of("ab")
+    drain.handle_timeout(14.0)
     drain.handle_timeout(15.0)
     drain.on_closed("a", PEER_CLOSED, 15.5)
     assert drain.handle_timeout(15.999) == Orders()
@@ -272,10 +297,12 @@ def test_without_grace_what_is_left_at_the_end_of_the_window_is_aborted() -> Non
     assert drain.handle_timeout(10.0) == Orders(abort=("a", "b"))
 
 
-def test_without_either_all_are_aborted_at_once() -> None:
+def test_without_either_all_are_closed_at_once_and_aborted_a_moment_later() -> None:
     drain = drain_of("ab", window=0.0, grace=0.0)
     assert drain.next_timeout() == 0.0
-    assert drain.handle_timeout(0.0) == Orders(abort=("a", "b"))
+    assert drain.handle_timeout(0.0) == Orders(close=("a", "b"))
+    assert drain.next_timeout() == FAREWELL
+    assert drain.handle_timeout(FAREWELL) == Orders(abort=("a", "b"))
 
 
 def test_without_connections_it_is_done_before_it_begins() -> None:
@@ -368,6 +395,7 @@ class Fate:
     due_at: float
     busy: bool = False
     closed_at: float | None = None
+    late: bool = False
     aborted: bool = False
     outcome: Outcome | None = None
     info: CloseInfo | None = None
@@ -404,8 +432,14 @@ class DrainAgainstAModel(RuleBasedStateMachine):
                 for i in alive:
                     self.end(self.fates[i], Outcome.ABORTED, None)
         elif self.now >= self.deadline:
-            abort = alive
-            self.aborted_at = self.now
+            close = [i for i in alive if self.fates[i].closed_at is None]
+            if close:
+                self.deadline = self.now + FAREWELL
+                for i in close:
+                    self.fates[i].late = True
+            else:
+                abort = alive
+                self.aborted_at = self.now
         else:
             for i in alive:
                 fate = self.fates[i]
@@ -457,7 +491,7 @@ class DrainAgainstAModel(RuleBasedStateMachine):
             return
         fate = self.fates[i]
         outcome = {ANSWERED: Outcome.CLOSED, UNANSWERED: Outcome.UNANSWERED}.get(info, Outcome.LEFT)
-        if fate.aborted and info in (UNANSWERED, LOST):
+        if (fate.aborted and info in (UNANSWERED, LOST)) or (fate.late and info in (ANSWERED, UNANSWERED)):
             outcome = Outcome.ABORTED
         self.end(fate, outcome, info)
 
@@ -465,7 +499,7 @@ class DrainAgainstAModel(RuleBasedStateMachine):
     def each_has_one_outcome_and_is_closed_in_its_turn(self) -> None:
         for fate in self.fates:
             if fate.closed_at is not None:
-                assert fate.due_at <= fate.closed_at < self.deadline
+                assert fate.due_at <= fate.closed_at < self.deadline  # which moves when some are closed at it
         ended = [
             Drained(str(i), None, fate.outcome, fate.info)
             for i, fate in enumerate(self.fates)
@@ -493,7 +527,7 @@ class DrainAgainstAModel(RuleBasedStateMachine):
         # Whatever has happened, whoever wakes in time is done soon after the deadline.
         if not hasattr(self, "drain"):
             return
-        for _ in range(len(self.fates) + 2):
+        for _ in range(len(self.fates) + 3):
             self.wake_in_time()
         assert self.drain.done
         assert self.drain.report(self.now).duration <= max(self.now, self.deadline + ABORT_WAIT) - self.began

@@ -15,6 +15,10 @@ from wsconnkit.service.drain import Drain, DrainReport
 if TYPE_CHECKING:
     from wsconnkit.asyncio.connection import Connection
 
+_TURNS = 8
+"""Times that tasks have their turn before the first close: those who wait for `ws.draining` beside something else need
+some to stop that, and to send."""
+
 
 class DrainRun:
     """Carries out a `Drain` of `connections`.
@@ -39,14 +43,18 @@ class DrainRun:
         )
         self._done = asyncio.Event()
         self._alarm = Alarm(self._loop, self._on_timer)
+        self._has_begun = False
         for ws in members:
             if ws.draining.is_busy:
                 self._drain.busy(ws)
             ws.draining.begin(self)
-        self._go_on()
 
     async def wait(self) -> DrainReport:
-        """Return how each connection ended, when all have."""
+        """Close the connections, and return how each ended, when all have."""
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        self._has_begun = True
+        self._go_on()
         await self._done.wait()
         return self._drain.report(self._loop.time())
 
@@ -80,7 +88,7 @@ class DrainRun:
         if self._drain.done:
             self._alarm.cancel()
             self._done.set()
-        else:
+        elif self._has_begun:
             self._alarm.set(self._drain.next_timeout())
 
 

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.errors import connection_closed
-from wsconnkit.service.requests import PendingRequests, RequestTimeout
+from wsconnkit.service.requests import PendingRequests, RequestTimeout, check_timeout
 
 if TYPE_CHECKING:
     from wsconnkit.asyncio.connection import Connection
@@ -27,6 +27,7 @@ class Requests:
 
     async def ask(self, kind: str, payload: Any, timeout: float | None) -> Any:
         """Send an envelope of type `kind` and return the payload of its answer, within `timeout` seconds."""
+        check_timeout(timeout)
         request_id, text = self.pending.new(payload, time.time(), kind=kind)
         answer: asyncio.Future[Any] = self._loop.create_future()
         self._waiting[request_id] = answer

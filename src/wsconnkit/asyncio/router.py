@@ -12,7 +12,7 @@ from wsconnkit.service.router import Call, Cancel, Pass, Reply, Request, Request
 
 
 async def answer_requests(router: RequestRouter, ws: Connection) -> None:
-    """Answer the requests on `ws` until it ends; what is then in flight is cancelled."""
+    """Answer the requests on `ws` until it ends; what is then in flight is cancelled, and waited for."""
     calls = _Calls(router, ws)
     try:
         async for message in ws:
@@ -47,12 +47,18 @@ class _Calls:
             await self._router.on_message(self._ws, todo.message)
 
     async def cancel(self) -> None:
-        """Cancel what is in flight, and wait for it to end."""
+        """Cancel what is in flight, and wait for it to end; cancelled meanwhile, it still does."""
         self._ended = True
         for task in self._tasks.values():
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(list(self._tasks.values()))
+        cancelled = None
+        while self._tasks:
+            try:
+                await asyncio.wait(self._tasks.values())
+            except asyncio.CancelledError as error:
+                cancelled = error  # one that goes on is known to whoever waits for us
+        if cancelled is not None:
+            raise cancelled
 
     async def _run(self, call: Call) -> None:
         try:

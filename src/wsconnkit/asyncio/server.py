@@ -85,8 +85,10 @@ class Server:
     ) -> DrainReport:
         """Refuse new connections with 503, close those that are there one after the other, then close the server.
 
-        window: seconds over which closes are spread. grace: seconds after it in which work in flight may end, and
-        peers may answer the close; what is then left is aborted.
+        window: seconds over which closes are spread; the first comes when those who wait for `ws.draining` have had
+        their turn to say goodbye, at once. Who needs longer for that does it in a block of `ws.busy()`.
+        grace: seconds after it in which work in flight may end, and peers may answer the close; what is then left is
+        told to close, if it was not before, and aborted.
         Safe to repeat; cancelled, it still drains. Raises LocalProtocolError for a code or a reason that cannot be
         sent, and ValueError for times that are negative or not finite.
         """

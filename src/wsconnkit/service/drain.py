@@ -28,6 +28,8 @@ WINDOW, GRACE = 10.0, 15.0
 CODE, REASON = CloseCode.SERVICE_RESTART, "server shutdown"
 """What is told to clients, unless the caller says otherwise: that they may come back."""
 
+FAREWELL = 0.1
+"""Seconds from the deadline to the abort where some are told to close only then, so that they hear why."""
 ABORT_WAIT = 1.0
 """Seconds after the abort in which connections say that they have ended; nobody waits longer."""
 
@@ -42,7 +44,7 @@ class Outcome(Enum):
     LEFT = "left"
     """It ended by itself, or the peer ended it."""
     ABORTED = "aborted"
-    """It was dropped at the deadline."""
+    """It had not ended by the deadline: it was told to close only then, or dropped."""
 
 
 class Drained(NamedTuple):
@@ -94,6 +96,7 @@ class _Turn:
     due_at: float
     busy: bool = False
     told: bool = False
+    late: bool = False
     drained: Drained | None = None
 
 
@@ -102,7 +105,8 @@ class Drain(Generic[C]):
 
     window: seconds over which the closes are spread: of n connections the i-th, counted from 0, has its turn
         `window * i / n` after `now`.
-    grace: seconds after the window at which everything left is aborted.
+    grace: seconds after the window at which everything left is aborted; who was never told to close is told then,
+        and the abort comes `FAREWELL` seconds later.
 
     Raises ValueError for either when it is negative or not finite. A `now` before the last one is clamped; connections
     that are not among them are ignored.
@@ -151,6 +155,14 @@ class Drain(Generic[C]):
                     self._end(turn, Outcome.ABORTED, None)
             return Orders()
         if self._now >= self._deadline:
+            self._upcoming.clear()
+            untold = tuple(c for c, turn in self._turns.items() if not (turn.told or turn.drained))
+            if untold:
+                for connection in untold:
+                    turn = self._turns[connection]
+                    turn.told = turn.late = True
+                self._deadline = self._now + FAREWELL
+                return Orders(close=untold)
             self._give_up_at = self._now + ABORT_WAIT
             return Orders(abort=tuple(connection for connection, turn in self._turns.items() if turn.drained is None))
         close = []
@@ -192,10 +204,11 @@ class Drain(Generic[C]):
         turn = self._turns.get(connection)
         if turn is None:
             return
-        if self._give_up_at is not None and not info.clean:
-            outcome = Outcome.ABORTED
-        elif info.cause is not Cause.DRAIN:
+        is_aborted = self._give_up_at is not None and not info.clean
+        if info.cause is not Cause.DRAIN and not is_aborted:
             outcome = Outcome.LEFT
+        elif turn.late or is_aborted:
+            outcome = Outcome.ABORTED
         else:
             outcome = Outcome.CLOSED if info.clean else Outcome.UNANSWERED
         self._end(turn, outcome, info)

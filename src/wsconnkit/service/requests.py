@@ -10,6 +10,7 @@ pending.forget(request_id)                                          # nobody wai
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any, NamedTuple
 
 from wsconnkit.protocol.errors import LocalProtocolError, WsconnkitError
@@ -18,6 +19,12 @@ from wsconnkit.service.envelope import RequestError, encode_envelope, parse_enve
 
 class RequestTimeout(WsconnkitError, TimeoutError):
     """A request was not answered in time."""
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise ValueError when that is neither None nor a finite number of seconds, 0 or more."""
+    if timeout is not None and not 0 <= timeout < inf:
+        raise ValueError(f"timeout is {timeout!r}; it must be a finite number of seconds, at least 0, or None")
 
 
 class Answer(NamedTuple):

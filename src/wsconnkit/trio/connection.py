@@ -202,9 +202,9 @@ class Connection:
     async def request(self, payload: Any, timeout: float | None = 30.0) -> Any:  # noqa: ASYNC109 - as on asyncio
         """Send a request and return the payload of its answer; any number may be under way.
 
-        timeout: seconds until RequestTimeout, None for as long as the connection lives.
+        timeout: seconds until RequestTimeout, at least 0, or None for as long as the connection lives.
         Raises RequestError when the other side answers with an error, ConnectionClosed when the connection ends first,
-        TypeError or ValueError for a payload that is no JSON. Cancelled or timed out, it tells the other side so.
+        TypeError for a payload that is no JSON, ValueError for other timeouts. Cancelled or late, it tells the peer.
         """
         return await self._asking.ask("request", payload, timeout)
 

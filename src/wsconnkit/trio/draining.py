@@ -16,6 +16,10 @@ from wsconnkit.trio.transport import Alarm
 if TYPE_CHECKING:
     from wsconnkit.trio.connection import Connection
 
+_TURNS = 8
+"""Times that tasks have their turn before the first close: those who wait for `ws.draining` beside something else need
+some to stop that, and to send."""
+
 
 class DrainRun:
     """Carries out a `Drain` of `connections`.
@@ -41,14 +45,18 @@ class DrainRun:
         )
         self._done = trio.Event()
         self._alarm = Alarm(nursery, self._on_timer)
+        self._has_begun = False
         for ws in members:
             if ws.draining.is_busy:
                 self._drain.busy(ws)
             ws.draining.begin(self)
-        self._go_on()
 
     async def wait(self) -> DrainReport:
-        """Return how each connection ended, when all have."""
+        """Close the connections, and return how each ended, when all have."""
+        for _ in range(_TURNS):
+            await trio.lowlevel.checkpoint()
+        self._has_begun = True
+        self._go_on()
         await self._done.wait()
         return self._drain.report(trio.current_time())
 
@@ -82,7 +90,7 @@ class DrainRun:
         if self._drain.done:
             self._alarm.cancel()
             self._done.set()
-        else:
+        elif self._has_begun:
             self._alarm.set(self._drain.next_timeout())
 
 

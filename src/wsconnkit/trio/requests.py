@@ -11,7 +11,7 @@ import trio
 
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.errors import connection_closed
-from wsconnkit.service.requests import PendingRequests, RequestTimeout
+from wsconnkit.service.requests import PendingRequests, RequestTimeout, check_timeout
 from wsconnkit.trio.future import Future
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Requests:
 
     async def ask(self, kind: str, payload: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - None is no deadline
         """Send an envelope of type `kind` and return the payload of its answer, within `timeout` seconds."""
+        check_timeout(timeout)
         request_id, text = self.pending.new(payload, time.time(), kind=kind)
         self._waiting[request_id] = answer = Future[Any]()
         is_sent = False
@@ -40,7 +41,7 @@ class Requests:
                 return await answer.get()
             raise RequestTimeout(f"the request was not answered within {timeout:g} s")
         except (trio.Cancelled, RequestTimeout):
-            if is_sent:
+            if is_sent and kind == "request":
                 self._connection.send_if_ready(self.pending.cancel_text(request_id, time.time()))
             raise
         finally:

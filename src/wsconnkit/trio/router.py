@@ -8,13 +8,13 @@ from typing import Any
 
 import trio
 
-from wsconnkit.protocol.errors import ConnectionClosed
+from wsconnkit.protocol.errors import ConnectionClosed, tells_only_of
 from wsconnkit.service.router import Call, Cancel, Pass, Reply, Request, RequestRouter
 from wsconnkit.trio.connection import Connection
 
 
 async def answer_requests(router: RequestRouter, ws: Connection) -> None:
-    """Answer the requests on `ws` until it ends; what is then in flight is cancelled."""
+    """Answer the requests on `ws` until it ends; what is then in flight is cancelled, and waited for."""
     end: Exception | None = None
     async with trio.open_nursery() as nursery:
         calls = _Calls(router, ws, nursery)
@@ -45,7 +45,8 @@ class _Calls:
         elif isinstance(todo, Cancel):
             self._scopes[todo.request_id].cancel()
         elif isinstance(todo, Reply):
-            await self._ws.send(todo.text)
+            # Not waiting for a peer that does not read: it may wait in turn until we read its answers.
+            self._ws.send_if_ready(todo.text)
         elif isinstance(todo, Pass):
             assert self._router.on_message is not None  # or it would be answered with an error
             await self._router.on_message(self._ws, todo.message)
@@ -57,7 +58,7 @@ class _Calls:
     async def _run(self, call: Call, scope: trio.CancelScope) -> None:
         try:
             text, error = self._calls.finish(call.request_id, await self._outcome(call, scope), time.time())
-            if error is not None:
+            if error is not None and not tells_only_of(error, self._ws.close_info):
                 self._ws.log.request_error(call.request_id, error)
             if text is not None:
                 with trio.CancelScope() as self._scopes[call.request_id]:

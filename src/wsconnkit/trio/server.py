@@ -12,7 +12,7 @@ from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import tells_only_of
-from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport
+from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport, check_times
 from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.health import Health, measure
 from wsconnkit.service.log import log_draining
@@ -93,8 +93,10 @@ class Server:
     ) -> DrainReport:
         """Refuse new connections with 503, close those that are there one after the other, then close the server.
 
-        window: seconds over which closes are spread. grace: seconds after it in which work in flight may end, and
-        peers may answer the close; what is then left is aborted.
+        window: seconds over which closes are spread; the first comes when those who wait for `ws.draining` have had
+        their turn to say goodbye, at once. Who needs longer for that does it in a block of `ws.busy()`.
+        grace: seconds after it in which work in flight may end, and peers may answer the close; what is then left is
+        told to close, if it was not before, and aborted.
         Safe to repeat; cancelled, it still drains. Raises LocalProtocolError for a code or a reason that cannot be
         sent, and ValueError for times that are negative or not finite.
         """
@@ -122,6 +124,8 @@ class Server:
 
         A second signal ends the process at once. Call it in the main thread.
         """
+        check_close(code, reason)
+        check_times(window, grace)
         with stop_on_signals() as stop:
             async with trio.open_nursery() as nursery:
                 for event in (stop, self._closed):
@@ -140,6 +144,7 @@ class Server:
             self._is_closing = True
             for scope in self._listeners.values():
                 scope.cancel()
+            self._listeners.clear()
             for reception in self._receptions:
                 reception.close()
             if self._authentication is not None:
@@ -170,7 +175,7 @@ class Server:
 
     def on_connection(self, ws: Connection, session: Session) -> None:
         """Run the handler for a connection that was let in; a `Reception` calls this."""
-        guard = Guard(ws, session, self._authentication, self._nursery)
+        guard = Guard(ws, session, self._authentication, self._nursery, timeout=self._config.handshake.timeout)
         ws.on_closed = partial(self._on_closed, session, guard)
         self._handlers[ws] = scope = trio.CancelScope()
         self._nursery.start_soon(self._run_handler, ws, scope, name=f"wsconnkit-{ws.id}")
@@ -213,23 +218,28 @@ class Server:
             ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
 
     async def _finish_drain(self, run: DrainRun, drained: Future[DrainReport]) -> None:
-        report = await run.wait()
-        await self.close()
-        drained.set_result(report)
+        # Where the nursery is cancelled all this ends soon, and those who wait elsewhere are to know.
+        with trio.CancelScope(shield=True):
+            report = await run.wait()
+            await self.close()
+            drained.set_result(report)
 
     async def _finish_close(self) -> None:
-        for ws in tuple(self._handlers):
-            await ws.wait_closed()
-        await self._wait_for_handlers()
-        for scope in self._handlers.values():
-            scope.cancel()
-        await self._wait_for_handlers()
-        for ws in self._handlers:
-            ws.log.handler_stuck()
-        self._closed.set()
+        timeout = self._config.close.timeout
+        with trio.CancelScope(shield=True):
+            with trio.move_on_after(2 * timeout):
+                for ws in tuple(self._handlers):
+                    await ws.wait_closed()
+            await self._wait_for_handlers(timeout)
+            for scope in self._handlers.values():
+                scope.cancel()
+            await self._wait_for_handlers(timeout)
+            for ws in self._handlers:
+                ws.log.handler_stuck()
+            self._closed.set()
 
-    async def _wait_for_handlers(self) -> None:
-        with trio.move_on_after(self._config.close.timeout):
+    async def _wait_for_handlers(self, seconds: float) -> None:
+        with trio.move_on_after(seconds):
             while self._handlers:
                 await self._handler_ended.park()
 
