@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import socket
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -13,18 +15,19 @@ from wsconnkit.machines.closing import State
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import InvalidStatus
+from wsconnkit.protocol.frames import Opcode
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
-from wsconnkit.service.admission import AdmissionConfig, Rates
+from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, KeysUnavailable, Principal
 from wsconnkit.service.requests import RequestTimeout
 from wsconnkit.service.router import Request, RequestRouter
 
-from .driver import CANCELLED, Driver
+from .driver import CANCELLED, Driver, Wire, port_of
 from .raw import PLAIN, Arrivals, Readers, echo, info, raw_client
 
 
@@ -151,6 +154,170 @@ def test_a_client_that_leaves_while_it_is_authenticated_leaves_nothing(driver: D
     driver.run(main)
 
 
+class Slow:
+    """Answers nothing before it is cancelled."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self.asked = 0
+        self.cancelled = 0
+
+    async def __call__(self, *what: object) -> Any:
+        self.asked += 1
+        try:
+            await self._driver.sleep(1_000_000)
+        finally:
+            self.cancelled += 1
+
+
+UPGRADE = (
+    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def receive_all(wire: Wire) -> bytes:
+    data = b""
+    while more := await wire.receive():
+        data += more
+    return data
+
+
+@pytest.mark.parametrize("end", ["drain", "close"])
+def test_who_still_waits_to_be_let_in_when_the_server_ends_is_told_to_come_back(driver: Driver, end: str) -> None:
+    async def main() -> None:
+        slow = Slow(driver)
+        async with driver.serve(echo, authenticate=slow) as server, driver.tasks() as start:
+            clients = [start(lambda: refused(driver, server)) for _ in range(3)]
+            await driver.until(lambda: slow.asked == 3)
+            await (server.drain(window=0) if end == "drain" else server.close())
+            for client in clients:
+                response = await client.join()
+                assert (response.status, response.headers.get("Retry-After")) == (503, "10")
+                assert json.loads(response.body) == {"error": "the server is shutting down"}
+            await driver.until(lambda: slow.cancelled == 3)
+            assert server.tally.refused == {Refused.DRAINING: 3}
+            assert server.tally.opened == 0
+
+    driver.run(main)
+
+
+def test_a_page_that_is_not_made_when_the_server_ends_is_unavailable(driver: Driver) -> None:
+    async def main() -> None:
+        slow = Slow(driver)
+        async with driver.serve(echo, http=slow) as server, driver.tasks() as start:
+            client = start(lambda: get(driver, server, "/page"))
+            await driver.until(lambda: slow.asked)
+            await server.close()
+            status, body = await client.join()
+            assert (status, json.loads(body)) == (503, {"error": "the server is shutting down"})
+            await driver.until(lambda: slow.cancelled)
+            assert not server.tally.refused
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("sent", [UPGRADE, UPGRADE[:50], b""], ids=["all", "half", "nothing"])
+def test_who_does_not_leave_when_the_server_ends_is_dropped_at_the_close_timeout(driver: Driver, sent: bytes) -> None:
+    async def main() -> None:
+        slow = Slow(driver)
+        config = ConnectionConfig(close=CloseConfig(timeout=driver.seconds(5)))
+        begun = driver.now()
+        async with driver.serve(echo, authenticate=slow, config=config) as server:
+            wire = await driver.dial(server)
+            await wire.send(sent)
+            await driver.until(lambda: slow.asked if sent == UPGRADE else True)
+            await driver.sleep(1)
+            await server.close()
+        if sent == UPGRADE:
+            driver.assert_elapsed(begun, 6)
+            assert (await receive_all(wire)).endswith(b'\r\n\r\n{"error": "the server is shutting down"}\n')
+        else:
+            driver.assert_elapsed(begun, 1)
+            assert await receive_all(wire) == b""
+        await wire.close()
+
+    driver.run(main)
+
+
+def test_an_answer_that_is_under_way_when_the_server_ends_arrives_whole(driver: Driver) -> None:
+    async def main() -> None:
+        async def refuse(token: str | None, request: UpgradeRequest) -> Response:
+            return Response(403, Headers(), bytes(20_000_000))
+
+        async with driver.serve(echo, authenticate=refuse) as server, driver.tasks() as start:
+            wire = await driver.dial(server)
+            await wire.send(UPGRADE)
+            await driver.until(lambda: server.tally.refused)
+            closing = start(server.close)
+            await driver.turn()
+            assert (await receive_all(wire)).partition(b"\r\n\r\n")[2] == bytes(20_000_000)
+            await wire.close()
+            await closing.join()
+
+    driver.run(main)
+
+
+def test_a_late_refusal_arrives_whole(driver: Driver) -> None:
+    async def main() -> None:
+        async def refuse(token: str | None, request: UpgradeRequest) -> Response:
+            await driver.sleep(8)
+            return Response(403, Headers(), bytes(20_000_000))
+
+        config = ConnectionConfig(
+            handshake=HandshakeLimits(timeout=driver.seconds(10)), close=CloseConfig(timeout=driver.seconds(5))
+        )
+        async with driver.serve(echo, authenticate=refuse, config=config) as server:
+            wire = await driver.dial(server)
+            await wire.send(UPGRADE)
+            await driver.sleep(9)
+            assert (await receive_all(wire)).partition(b"\r\n\r\n")[2] == bytes(20_000_000)
+            await wire.close()
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("verdict", [Principal(subject="alice"), Response(403)], ids=["in", "out"])
+def test_a_client_that_leaves_in_the_moment_of_its_verdict_is_not_counted(
+    network: Driver, verdict: Principal | Response
+) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(network)
+        asked: list[bool] = []
+        given: list[bool] = []
+
+        async def judge(token: str | None, request: UpgradeRequest) -> Principal | Response:
+            asked.append(True)
+            await network.until(lambda: len(given) == len(asked))
+            return verdict
+
+        async with network.serve(arrivals, authenticate=judge) as server:
+            for number in range(20):
+                with socket.create_connection(("127.0.0.1", port_of(server))) as sock:
+                    sock.sendall(UPGRADE)
+                    await network.until(lambda number=number: len(asked) > number)  # type: ignore[misc]
+                given.append(True)
+                for _ in range(10):
+                    await network.turn()
+        assert server.tally.opened == 0
+        assert not server.tally.refused
+        assert arrivals.connections == []
+
+    network.run(main)
+
+
+def test_a_refusal_is_counted_when_it_is_sent(driver: Driver) -> None:
+    async def main() -> None:
+        async with driver.serve(echo, path="/ws") as server:
+            wire = await driver.dial(server)
+            await wire.send(UPGRADE)
+            assert (await wire.receive()).startswith(b"HTTP/1.1 404 ")
+            assert server.tally.refused == {Refused.PATH: 1}
+            await wire.close()
+
+    driver.run(main)
+
+
 class SlowKeys:
     """A verifier whose keys must be fetched, once for all who wait."""
 
@@ -191,6 +358,25 @@ def test_keys_are_fetched_once_for_all_who_need_them(driver: Driver) -> None:
     driver.run(main)
 
 
+def test_a_fetch_that_goes_wrong_is_logged_and_refuses_those_who_wait_for_it(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    class BadKeys(SlowKeys):
+        def fetch(self) -> None:
+            raise ZeroDivisionError
+
+    async def main() -> None:
+        async with driver.serve(echo, authenticate=BadKeys()) as server, driver.tasks() as start:
+            for _ in range(2):
+                attempt = start(lambda: refused(driver, server, token="alice"))
+                await driver.until(lambda attempt=attempt: attempt.done)  # type: ignore[misc]
+                assert (await attempt.join()).status == 503
+
+    with caplog.at_level(logging.ERROR, "wsconnkit"):
+        driver.run(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ["auth_error"] * 2
+
+
 def test_a_token_that_expires_ends_the_connection_unless_a_fresh_one_came(driver: Driver) -> None:
     async def main() -> None:
         async def until(token: str | None, request: UpgradeRequest) -> Principal:
@@ -221,6 +407,61 @@ def test_a_fresh_token_of_someone_else_is_refused_and_changes_nothing(driver: Dr
                 await ws.reauthenticate("alice-again")
                 await ws.send("as before")
                 assert await ws.recv() == "as before"
+
+    driver.run(main)
+
+
+def test_a_fresh_token_that_is_not_verified_in_time_does_not_keep_later_ones_out(driver: Driver) -> None:
+    async def main() -> None:
+        cancelled: list[bool] = []
+
+        async def slow(token: str | None, request: UpgradeRequest) -> Principal:
+            if token == "hangs":
+                try:
+                    await driver.sleep(1_000_000)
+                finally:
+                    cancelled.append(True)
+            return Principal(subject="alice")
+
+        config = ConnectionConfig(handshake=HandshakeLimits(timeout=driver.seconds(5)))
+        async with driver.serve(echo, authenticate=slow, reauthenticate=True, config=config) as server:
+            async with driver.connect(server, token="good") as ws:
+                begun = driver.now()
+                with pytest.raises(RequestError, match="auth_unavailable"):
+                    await ws.reauthenticate("hangs", None)
+                driver.assert_elapsed(begun, 5)
+                await driver.until(lambda: cancelled)
+                await ws.reauthenticate("good")
+
+    driver.run(main)
+
+
+def test_the_answer_to_a_fresh_token_reaches_a_client_that_reads_late(driver: Driver) -> None:
+    async def main() -> None:
+        renewed: list[bool] = []
+
+        async def fresh(token: str | None, request: UpgradeRequest) -> Principal:
+            return Principal(subject="alice", claims={"fresh": token == "fresh"})
+
+        async def flood(ws: Any) -> None:
+            while not ws.principal.claims["fresh"]:
+                await ws.send("x" * 100_000)
+            renewed.append(True)
+            await ws.wait_closed()
+
+        async with driver.serve(flood, authenticate=fresh, reauthenticate=True, config=PLAIN) as server:
+            async with raw_client(driver, server) as client:
+                await driver.sleep(1)
+                auth = {"type": "auth", "requestId": "r-1", "payload": {"token": "fresh"}}
+                await client.send(Opcode.TEXT, json.dumps(auth).encode())
+                (ws,) = server.connections
+                await driver.until(lambda: ws.principal.claims["fresh"])
+                while True:
+                    frame = await client.read()
+                    assert frame is not None
+                    if frame.payload != b"x" * 100_000:
+                        break
+                assert json.loads(frame.payload)["requestId"] == "r-1"
 
     driver.run(main)
 
@@ -307,6 +548,38 @@ def test_pages_of_ours_and_of_the_application_are_answered(driver: Driver) -> No
             assert (await get(driver, server, "/broken"))[0] == 500
 
     driver.run(main)
+
+
+@pytest.mark.parametrize("answer", ["text", b"bytes", 7, Response(204, Headers(), b"a body"), Response(101)])
+def test_an_application_that_answers_with_no_response_is_an_internal_error(
+    driver: Driver, caplog: pytest.LogCaptureFixture, answer: Any
+) -> None:
+    async def main() -> None:
+        async def http(request: HTTPRequest) -> Any:
+            return answer
+
+        async with driver.serve(echo, http=http) as server:
+            assert await get(driver, server, "/page") == (500, b'{"error": "internal error"}\n')
+
+    with caplog.at_level(logging.ERROR, "wsconnkit"):
+        driver.run(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ["http_error"]
+
+
+def test_what_an_application_says_of_a_request_is_logged_without_its_credentials(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async def http(request: HTTPRequest) -> Response:
+            raise ValueError(f"no row for {request.target}")
+
+        async with driver.serve(echo, http=http) as server:
+            assert (await get(driver, server, "/page?token=opaque-token-of-alice"))[0] == 500
+
+    with caplog.at_level(logging.ERROR, "wsconnkit"):
+        driver.run(main)
+    assert "no row for /page?token=***" in caplog.text
+    assert "opaque-token-of-alice" not in caplog.text
 
 
 def test_requests_are_answered_many_at_once(driver: Driver) -> None:
@@ -446,7 +719,7 @@ def test_a_handler_learns_of_the_drain_and_what_is_left_is_aborted_at_the_deadli
             await driver.turn()
             begun = driver.now()
             report = await server.drain(window=driver.seconds(1), grace=driver.seconds(9))
-            driver.assert_elapsed(begun, 10)
+            driver.assert_elapsed(begun, 10.1)  # with the moment in which it is told to close
             assert told == [True]
             assert report.counts[Outcome.ABORTED] == 1
 

@@ -27,6 +27,9 @@ AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
 """Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
 OnConnection = Callable[[Connection, Session], None]
 
+_TURNS = 3
+"""Turns of the loop in which it tells of clients that have left: it polls, it reads, and with TLS it says so later."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -173,8 +176,8 @@ class _Guest:
             if self._handshake.is_pending:  # else it is we who have cancelled it
                 self._respond(self._rules.endpoint.refuse_for(error, visitor))
         else:
-            # Of a TLS client that has left meanwhile, transports tell in the next turn of the loop.
-            await asyncio.sleep(0)
+            for _ in range(_TURNS):
+                await asyncio.sleep(0)
             if self._handshake.is_pending:
                 if isinstance(answer, Response):
                     self._rules.endpoint.on_refusal(self._respond(answer), visitor)

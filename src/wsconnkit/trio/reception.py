@@ -33,6 +33,9 @@ AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
 """Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
 OnConnection = Callable[[Connection, Session], None]
 
+_TURNS = 2
+"""Turns of the loop in which it tells of clients that have left: it polls, and runs their tasks in any order."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
@@ -193,9 +196,8 @@ class _Guest:
             if self._handshake.is_pending:  # else it is we who have cancelled it
                 self._respond(self._rules.endpoint.refuse_for(error, visitor))
         else:
-            # Of a client that has left meanwhile, sockets tell in the next turn of the loop, which has no order.
-            await trio.lowlevel.checkpoint()
-            await trio.lowlevel.checkpoint()
+            for _ in range(_TURNS):
+                await trio.lowlevel.checkpoint()
             if self._handshake.is_pending:
                 if isinstance(answer, Response):
                     self._rules.endpoint.on_refusal(self._respond(answer), visitor)
