@@ -264,9 +264,7 @@ def test_a_late_refusal_arrives_whole(driver: Driver) -> None:
             await driver.sleep(8)
             return Response(403, Headers(), bytes(20_000_000))
 
-        config = ConnectionConfig(
-            handshake=HandshakeLimits(timeout=driver.seconds(10)), close=CloseConfig(timeout=driver.seconds(5))
-        )
+        config = ConnectionConfig(handshake=HandshakeLimits(timeout=driver.seconds(10)))
         async with driver.serve(echo, authenticate=refuse, config=config) as server:
             wire = await driver.dial(server)
             await wire.send(UPGRADE)
