@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -74,6 +76,64 @@ def test_servers_that_agreed_on_the_same_share_one_frame(deflate: DeflateParams 
     prepared = PreparedMessage(message)
     frames = [sent(opened(deflate=deflate), prepared) for _ in range(10)]
     assert {id(frame) for frame in frames} == {id(frames[0])}
+
+
+@pytest.mark.parametrize("deflate", [None, ALONE, NARROW])
+@pytest.mark.parametrize("message", ["short", TEXT, os.urandom(5000)])
+def test_sent_shared_it_changes_a_server_as_any_message_does(
+    deflate: DeflateParams | None, message: str | bytes
+) -> None:
+    config = ConnectionConfig(heartbeat=None, idle_timeout=60.0)
+    plain, shared = (Connection(Role.SERVER, config, now=0.0, deflate=deflate) for _ in range(2))
+    prepared = PreparedMessage(message)
+    for now in (5.0, 7.0, 6.0):
+        plain.send(message, now)
+        frame = plain.data_to_send()
+        assert shared.send_shared(prepared, now) == frame
+    assert shared.send_shared(prepared, 7.0) is shared.send_shared(prepared, 7.0)
+    plain.send(message, 7.0)
+    plain.send(message, 7.0)
+    plain.data_to_send()
+    assert shared.data_to_send() == b""
+    assert shared.stats == plain.stats
+    assert shared.next_timeout() == plain.next_timeout() == 67.0
+    for server in (plain, shared):
+        server.receive_eof(10.0)
+        list(server.events())
+    assert shared.close_info == plain.close_info
+
+
+def fragment_under_way(server: Connection) -> None:
+    server.send("a fragment", 0.0, final=False)
+    server.data_to_send()
+
+
+def closing(server: Connection) -> None:
+    server.close(1000, "", 0.0)
+    server.data_to_send()
+
+
+@pytest.mark.parametrize(
+    ("role", "deflate", "before"),
+    [
+        (Role.CLIENT, None, None),
+        (Role.CLIENT, ALONE, None),
+        (Role.SERVER, TAKEOVER, None),
+        (Role.SERVER, None, fragment_under_way),
+        (Role.SERVER, None, lambda server: server.ping(b"", 0.0)),
+        (Role.SERVER, None, closing),
+    ],
+)
+def test_it_is_not_sent_shared_where_its_frame_is_another_or_is_not_the_next(
+    role: Role, deflate: DeflateParams | None, before: Callable[[Connection], object] | None
+) -> None:
+    connection = opened(role, deflate)
+    if before is not None:
+        before(connection)
+    stats = deepcopy(connection.stats)
+    size = connection.bytes_to_send
+    assert connection.send_shared(PreparedMessage(TEXT), 0.0) is None
+    assert (connection.stats, connection.bytes_to_send) == (stats, size)
 
 
 def test_each_connection_compresses_as_it_is_set_to() -> None:

@@ -182,6 +182,8 @@ class Connection:
 
         What that means is up to `QueueConfig.slow_consumer`. Raises TypeError as `send` does.
         """
+        if type(message) is PreparedMessage and self._pump.send_shared(message):
+            return True
         if self.send_if_ready(message):
             return True
         is_taken = not self._pump.is_ending and self._core.send_nowait(message, self._loop.time())

@@ -16,6 +16,7 @@ from wsconnkit.protocol.connection import Transport
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
+from wsconnkit.protocol.prepared import PreparedMessage
 
 _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
@@ -161,6 +162,21 @@ class Pump(asyncio.Protocol):
         if self._writer.is_full or self._line or self.core.state is not State.OPEN:
             return False
         return self.transport is not None and not self.transport.is_closing()
+
+    def send_shared(self, message: PreparedMessage) -> bool:
+        """Write a message's frame if it is the same for all, is not to be cut, and nothing is before it; or tell."""
+        transport = self.transport
+        if self._writer.is_full or self._line or transport is None or transport.is_closing():
+            return False
+        if message.size > self._write_high_water:
+            return False
+        frame = self.core.send_shared(message, self.loop.time())
+        if frame is None:
+            return False
+        transport.write(frame)
+        if self.on_sent is not None:
+            self.on_sent(message.size)
+        return True
 
     def flush(self) -> None:
         """Write what there is to send and obey `core.transport`."""

@@ -278,6 +278,23 @@ class Connection:
         self._message_at = self._now
         return len(payload)
 
+    def send_shared(self, message: PreparedMessage, now: float) -> bytes | None:
+        """Send a message and return its frame, which is to be written at once; None where `send` has to do it.
+
+        That costs less than `send` and `data_to_send`, but only servers can that compress without context takeover
+        or not at all, while the connection is open and there is nothing else to send.
+        """
+        deflater = self._deflater
+        is_shared = not self._is_client and (deflater is None or deflater.settings is not None)
+        if not is_shared or self._output or self._sending is not None or self._closing.state is not State.OPEN:
+            return None
+        self._tick(now)
+        self._message_at = self._last_out = self._now
+        frame = message.frame(self._deflate(message))
+        self.stats.messages_sent += 1
+        self.stats.bytes_sent += len(frame)
+        return frame
+
     @property
     def is_clear(self) -> bool:
         """Nothing waits in the outbox and the adapter takes bytes, so that a message may be sent at once."""
@@ -674,14 +691,7 @@ class Connection:
 
     def _send_prepared(self, message: PreparedMessage) -> None:
         deflater = self._deflater
-        deflated = None
-        if deflater is not None and deflater.wants(message.size):
-            deflated = message.deflate(deflater)
-        outbound = self.stats.compression.outbound
-        if deflated is None:
-            outbound.on_uncompressed(message.size)
-        else:
-            outbound.on_compressed(before=message.size, after=len(deflated))
+        deflated = self._deflate(message)
         if self._is_client or (deflated is not None and deflater is not None and deflater.settings is None):
             payload = message.payload if deflated is None else deflated
             self._write(message.opcode, payload, compressed=deflated is not None)
@@ -689,6 +699,18 @@ class Connection:
             data = message.frame(deflated)
             self._output.append(data)
             self.bytes_to_send += len(data)
+
+    def _deflate(self, message: PreparedMessage) -> bytes | None:
+        """Return the message as it is to be sent, None for unchanged, and count it."""
+        deflater = self._deflater
+        size = message.size
+        deflated = message.deflate(deflater) if deflater is not None and deflater.wants(size) else None
+        outbound = self.stats.compression.outbound
+        if deflated is None:
+            outbound.on_uncompressed(size)
+        else:
+            outbound.on_compressed(before=size, after=len(deflated))
+        return deflated
 
     def _send_fragment(self, opcode: Opcode, payload: bytes, final: bool) -> None:
         if self._sending is None:
