@@ -80,7 +80,7 @@ class Reception:
     async def _see_out(self, all_left: asyncio.Future[None]) -> None:
         """Let the answers that are under way arrive."""
         await asyncio.wait({all_left}, timeout=self._rules.config.close.timeout)
-        for guest in self._guests:
+        for guest in list(self._guests):
             guest.opening.abort()
 
     def _on_arrival(self, guest: _Guest) -> None:

@@ -12,6 +12,9 @@ from wsconnkit.protocol.connection import Transport
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.trio.transport import MAX_READ, drop, end_writing, os_error
 
+_QUIET = 0.1
+"""Seconds without a byte from the peer after which our end can be told by closing, so that no reset overtakes it."""
+
 
 class Opening:
     """A stream on which a handshake is under way.
@@ -30,6 +33,8 @@ class Opening:
         self._on_progress = on_progress
         self._waiting = trio.CancelScope()
         self._is_changed = False
+        self._is_quiet = isinstance(stream, trio.abc.HalfCloseableStream)
+        """Whether our end can be told at once; else nothing must be coming any more."""
         self._eof_written = False
 
     def changed(self) -> None:
@@ -58,7 +63,7 @@ class Opening:
             try:
                 if data:
                     await self._stream.send_all(data)
-                if self._handshake.transport is Transport.SEND_EOF and not self._eof_written:
+                if self._is_ending and self._is_quiet:
                     self._eof_written = True
                     await end_writing(self._stream)
             except trio.BrokenResourceError as error:
@@ -69,7 +74,9 @@ class Opening:
 
     async def _wait(self) -> None:
         """Wait for the peer, for the deadline, or for a change."""
-        self._waiting = trio.CancelScope(deadline=self._deadline)
+        is_listening = self._is_ending  # and not ended, for want of quiet
+        quiet_at = trio.current_time() + _QUIET if is_listening else inf
+        self._waiting = trio.CancelScope(deadline=min(self._deadline, quiet_at))
         data: bytes | bytearray | None = None
         with self._waiting:
             try:
@@ -85,7 +92,13 @@ class Opening:
         elif data is not None:
             self._handshake.receive_eof(now)
         else:
+            self._is_quiet = self._is_quiet or is_listening
             self._handshake.handle_timeout(now)
+
+    @property
+    def _is_ending(self) -> bool:
+        """Whether our end is still to be told."""
+        return self._handshake.transport is Transport.SEND_EOF and not self._eof_written
 
     @property
     def _deadline(self) -> float:

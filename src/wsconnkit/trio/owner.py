@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Generic, Protocol, TypeVar
 
 import trio
@@ -26,7 +27,7 @@ class Owner(ABC, Generic[T]):
 
     async def run(self, *, task_status: trio.TaskStatus[T] = trio.TASK_STATUS_IGNORED) -> None:
         """Run it to its end, for `nursery.start`, which returns it; cancelled, end it."""
-        async with self as it:
+        async with copy(self) as it:  # for each run what it owns
             task_status.started(it)
             await it.wait_closed()
 

@@ -66,6 +66,7 @@ class Reception:
         self._rules = rules
         self._ssl = ssl
         self._openings: dict[trio.CancelScope, _Guest] = {}
+        self._departure = trio.lowlevel.ParkingLot()
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -86,6 +87,7 @@ class Reception:
                 is_open = await guest.open(stream)
         finally:
             del self._openings[scope]
+            self._departure.unpark_all()
             if not is_open:
                 await drop(stream)
             if guest.connection is not None:
@@ -97,6 +99,11 @@ class Reception:
         for scope, guest in self._openings.items():
             if not guest.dismiss():
                 scope.cancel()
+
+    async def wait_empty(self) -> None:
+        """Wait until all have left, or are let in."""
+        while self._openings:
+            await self._departure.park()
 
     async def _secure(self, stream: trio.abc.Stream, ssl: SSLContext) -> trio.abc.Stream:
         """Return the stream with TLS on it; where that fails, the first read tells."""

@@ -227,6 +227,9 @@ class Server:
     async def _finish_close(self) -> None:
         timeout = self._config.close.timeout
         with trio.CancelScope(shield=True):
+            with trio.move_on_after(timeout):
+                for reception in self._receptions:
+                    await reception.wait_empty()
             with trio.move_on_after(2 * timeout):
                 for ws in tuple(self._handlers):
                     await ws.wait_closed()
