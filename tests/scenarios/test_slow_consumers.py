@@ -9,9 +9,10 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
+from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode
 
-from .driver import CANCELLED, Driver
+from .driver import CANCELLED, Driver, Task
 from .raw import PLAIN, Arrivals, Readers, info, pair, raw_client
 
 MORE_THAN_FITS = bytes(16 * 1024 * 1024)
@@ -21,6 +22,15 @@ MORE_THAN_FITS = bytes(16 * 1024 * 1024)
 def slow(policy: SlowConsumer, *, room: int = 10_000, age: float | None = None) -> ConnectionConfig:
     queue = QueueConfig(max_unsent_bytes=room, max_unsent_age=age, slow_consumer=policy)
     return ConnectionConfig(compression=None, queue=queue, close=CloseConfig(timeout=0.5))
+
+
+async def end_of(sender: Task) -> ConnectionClosed | None:
+    """Return what told a sender that its message was in vain."""
+    try:
+        await sender.join()
+    except ConnectionClosed as error:
+        return error
+    return None
 
 
 def test_send_nowait_and_broadcast_send_at_once_where_there_is_room(driver: Driver) -> None:
@@ -126,6 +136,64 @@ def test_a_peer_that_reads_nothing_is_closed_with_1013_after_half_a_minute(drive
             assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_CONSUMER)
 
     driver.run(main)
+
+
+def test_all_who_wait_to_send_are_told_when_the_peer_reads_nothing(network: Driver) -> None:
+    """And the connection holds none of their messages: each keeps its own."""
+    network_holds = 10_000_000
+
+    async def main() -> None:
+        arrivals = Arrivals(network)
+        config = slow(SlowConsumer.BLOCK, age=network.seconds(30))
+        async with (
+            network.serve(arrivals, config=config) as server,
+            raw_client(network, server),
+            network.tasks() as start,
+        ):
+            ws = await arrivals.next()
+            begun = network.now()
+            senders = [start(lambda: ws.send(bytes(900_000))) for _ in range(100)]
+            await network.sleep(20)
+            assert ws.queued_bytes[1] <= 900_000 + 64 * 1024 + 100
+            await ws.wait_closed()
+            assert network.now() - begun >= 29.9
+            if network.exact:
+                assert network.now() - begun <= 31
+            assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_CONSUMER)
+            ends = [await end_of(sender) for sender in senders]
+            assert ends.count(None) == ws.stats.messages_sent < network_holds / 900_000
+            assert all(end is None or end.info is ws.close_info for end in ends)
+
+    network.run(main)
+
+
+@pytest.mark.parametrize("policy", [SlowConsumer.DROP_OLDEST, SlowConsumer.DROP_NEWEST, SlowConsumer.CLOSE])
+def test_where_none_waits_to_send_a_connection_holds_what_it_may(network: Driver, policy: SlowConsumer) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(network)
+        config = slow(policy, room=4_000_000)
+        async with (
+            network.serve(arrivals, config=config) as server,
+            raw_client(network, server),
+            network.tasks() as start,
+        ):
+            ws = await arrivals.next()
+            senders = [start(lambda: ws.send(bytes(900_000))) for _ in range(100)]
+            most = 0
+            while not all(sender.done for sender in senders) and ws.state is State.OPEN:
+                await network.turn()
+                most = max(most, ws.queued_bytes[1])
+            assert most <= 4_000_000 + 900_000 + 64 * 1024 + 100
+            ends = [await end_of(sender) for sender in senders]
+            if policy is SlowConsumer.CLOSE:
+                assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_CONSUMER)
+                assert ends.count(None) < 100
+            else:
+                assert most > 4_000_000
+                assert ends == [None] * 100
+                assert ws.stats.messages_dropped == 100 - ws.stats.messages_sent - 4
+
+    network.run(main)
 
 
 def test_a_peer_that_reads_slowly_is_kept(network: Driver) -> None:
