@@ -7,10 +7,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_TCHARS_ONLY = re.compile(_TCHARS)
-_PARAMETER = re.compile(rf'\s*;\s*({_TCHARS})(?:\s*=\s*(?:({_TCHARS})|"((?:[^"\\]|\\.)*)"))?')
-_ITEM = re.compile(rf"\s*({_TCHARS})")
+TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+"""A pattern of HTTP tokens (RFC 9110, section 5.6.2)."""
+
+_TCHARS_ONLY = re.compile(TCHARS)
+_PARAMETER = re.compile(rf'\s*;\s*({TCHARS})(?:\s*=\s*(?:({TCHARS})|"((?:[^"\\]|\\.)*)"))?')
+_ITEM = re.compile(rf"\s*({TCHARS})")
 _SEPARATOR = re.compile(r"\s*(,|$)")
 
 

@@ -8,13 +8,12 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from itertools import islice
 from typing import Literal
 
-from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.http import TCHARS, Headers
 
 MAX_HOPS = 32
 """Proxies that are followed; of a longer chain, the address so many hops away is told."""
 
-_TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
-_PAIR = rf'({_TCHARS})=(?:({_TCHARS})|"((?:[^"\\]|\\.)*)")'
+_PAIR = rf'({TCHARS})=(?:({TCHARS})|"((?:[^"\\]|\\.)*)")'
 _STEP = re.compile(rf"[ \t]*(?:{_PAIR}[ \t]*)?([,;]|\Z)|[^,]*(,|\Z)")
 _PORT = r"(?::(?:[0-9]{1,5}|_[A-Za-z0-9._-]+))?"
 _NODE = re.compile(rf"\[([0-9A-Fa-f]*:[0-9A-Fa-f:.]*)\]{_PORT}|([0-9.]+){_PORT}|([0-9A-Fa-f:.]+)")
