@@ -106,6 +106,25 @@ def test_servers_can_be_reached_without(environment: SetEnvironment, listed: str
     assert chosen() is None
 
 
+@pytest.mark.parametrize(
+    ("listed", "host"),
+    [
+        ("example.com, 10.0.0.0/8", "10.1.2.3"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("2001:db8::/32", "2001:db8::1"),
+        ("2001:db8::1", "2001:db8::1"),
+        ("2001:DB8:0::1", "2001:db8::1"),
+        ("[2001:db8::1]", "2001:db8::1"),
+        ("example.org", "example.org."),
+        ("example.org", "a.EXAMPLE.org"),
+    ],
+)
+def test_they_are_named_as_names_addresses_or_networks(environment: SetEnvironment, listed: str, host: str) -> None:
+    environment(https_proxy="http://p:1", no_proxy=listed)
+    assert chosen(host) is None
+    assert chosen("11.1.2.3") == chosen("2001:db9::1") == chosen("other.test") == "p"
+
+
 def test_others_are_not(environment: SetEnvironment) -> None:
     environment(https_proxy="http://p:1", no_proxy="example.com,ample.org,example.org:80")
     assert chosen() == "p"
@@ -200,6 +219,22 @@ def test_what_is_no_http_is_told(data: bytes) -> None:
     tunnel.receive_data(data)
     assert type(tunnel.error) is InvalidHandshake
     assert str(tunnel.error).startswith("the proxy's response is malformed: ")
+
+
+def test_a_proxy_that_never_comes_to_its_answer_is_not_listened_to_for_ever() -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443, HandshakeLimits(max_head=1000))
+    pieces = 0
+    while tunnel.error is None:
+        tunnel.receive_data(b"HTTP/1.1 103 Early Hints\r\n\r\n")
+        pieces += 1
+    assert 28 * pieces <= 1000 + 28
+    assert str(tunnel.error) == "the proxy sent over 1000 bytes without an answer"
+
+
+def test_a_refusal_counts_whatever_comes_with_it() -> None:
+    tunnel = Tunnel(PROXY, "example.org", 443, HandshakeLimits(max_head=1000))
+    tunnel.receive_data(b"HTTP/1.1 407 No\r\nContent-Length: 5000\r\n\r\n" + b"." * 5000)
+    assert isinstance(tunnel.error, ProxyRefused)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
 import h11
 
@@ -55,9 +55,11 @@ def environment_proxy(host: str, port: int, *, secure: bool) -> Proxy | None:
     """Return the proxy that the environment or the system names for a server, None for a direct connection.
 
     For wss it is `wss_proxy`, `https_proxy` or `all_proxy`, for ws `ws_proxy`, `https_proxy`, `http_proxy` or
-    `all_proxy`, also in capitals; `no_proxy` lists what is reached without, and this machine itself always is. Raises
-    InvalidProxy for URLs of no HTTP proxy.
+    `all_proxy`, also in capitals; `no_proxy` lists what is reached without (names, which include what is below them,
+    addresses, networks such as `10.0.0.0/8`, or `*`), and this machine itself always is. Raises InvalidProxy for URLs
+    of no HTTP proxy.
     """
+    host = host.rstrip(".")
     if _is_loopback(host):
         return None
     # It brings half of the standard library along, which those who connect to this machine do not need.
@@ -65,7 +67,7 @@ def environment_proxy(host: str, port: int, *, secure: bool) -> Proxy | None:
 
     proxies = getproxies()
     urls = [proxies[scheme] for scheme in _SCHEMES[secure] if scheme in proxies]
-    if not urls or proxy_bypass(authority(host, port)):
+    if not urls or proxy_bypass(authority(host, port)) or _is_in_networks(host, proxies.get("no", "")):
         return None
     usable = [url for url in urls if not url.lower().startswith("socks")]
     if not usable:
@@ -82,11 +84,26 @@ def authority(host: str, port: int) -> str:
 
 
 def _is_loopback(host: str) -> bool:
-    name = host.rstrip(".").lower()
+    name = host.lower()
     try:
         return name == "localhost" or name.endswith(".localhost") or ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def _is_in_networks(host: str, listed: str) -> bool:
+    """Tell whether `host` is an address in one of the networks in `listed`, which urllib knows nothing of."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    for entry in listed.split(","):
+        try:
+            if address in ip_network(entry.strip(), strict=False):
+                return True
+        except ValueError:  # a name
+            continue
+    return False
 
 
 class Tunnel:
@@ -95,6 +112,7 @@ class Tunnel:
     def __init__(self, proxy: Proxy, host: str, port: int, limits: HandshakeLimits | None = None) -> None:
         self._limits = limits or HandshakeLimits()
         self._h11 = h11.Connection(h11.CLIENT, self._limits.max_head)
+        self._received = 0
         self.is_open = False
         """What is sent from now on reaches the server."""
         self.error: InvalidHandshake | None = None
@@ -119,6 +137,7 @@ class Tunnel:
         if self.is_open:
             self._fail_early()
             return
+        self._received += len(data)
         self._h11.receive_data(data)
         try:
             while not self._is_over:
@@ -126,9 +145,11 @@ class Tunnel:
                 if isinstance(event, h11.Response):
                     self._on_response(event)
                 elif not isinstance(event, h11.InformationalResponse):
-                    return  # more data is needed
+                    break  # more data is needed
         except h11.RemoteProtocolError as error:
             self.error = InvalidHandshake(f"the proxy's response is malformed: {error}")
+        if not self._is_over and self._received > self._limits.max_head:  # interim responses without end, say
+            self.error = InvalidHandshake(f"the proxy sent over {self._limits.max_head} bytes without an answer")
 
     def receive_eof(self, error: OSError | None = None) -> None:
         """The transport has ended."""
