@@ -29,6 +29,19 @@ def test_parses_the_parts(uri: str, parts: URI) -> None:
     assert parse_uri(uri) == parts
 
 
+def test_neither_password_nor_query_is_in_its_repr() -> None:
+    assert repr(parse_uri("wss://ada:secret@[::1]:1/a?token=secret")) == "<URI: wss://[::1]:1/a>"
+    assert repr(parse_uri("ws://example.org")) == "<URI: ws://example.org/>"
+
+
+@pytest.mark.parametrize(
+    "uri", ["ws://a..b/", "ws://.b/", f"ws://{'a' * 64}.org/", f"ws://{'ü' * 60}.org/"], ids=lambda uri: uri[:10]
+)
+def test_names_that_no_resolver_takes_are_refused(uri: str) -> None:
+    with pytest.raises(InvalidURI, match="cannot be parsed"):
+        parse_uri(uri)
+
+
 @pytest.mark.parametrize(
     ("uri", "host", "header"),
     [

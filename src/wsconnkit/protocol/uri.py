@@ -22,6 +22,10 @@ class URI(NamedTuple):
     user: str | None
     password: str | None
 
+    def __repr__(self) -> str:
+        # There may be a password in front of the host, and a token in the query.
+        return f"<URI: {'wss' if self.secure else 'ws'}://{self.host_header}{self.resource.partition('?')[0]}>"
+
     @property
     def host_header(self) -> str:
         """The value of the Host header: the port only where it is not the scheme's own."""
@@ -37,8 +41,8 @@ def parse_uri(uri: str) -> URI:
         parts = urlsplit(uri)
         port = parts.port
         host = parts.hostname
-        if host and not host.isascii():
-            host = host.encode("idna").decode()
+        if host:
+            host = host.encode("idna").decode()  # which refuses names that no resolver takes
         if host and not _HOST.fullmatch(host):
             raise ValueError
         # What HTTP does not allow in a request target travels as UTF-8, percent-encoded.
