@@ -80,6 +80,20 @@ def test_the_failure_of_an_attempt_is_not_counted_as_the_time_of_a_connection() 
     assert backoff.on_failure(1000.0, jitter=0.5) == 2.0
 
 
+def test_what_the_application_does_after_the_end_is_not_counted_as_the_time_of_a_connection() -> None:
+    backoff = Backoff(BackoffConfig(stable_after=30.0))
+    for begin in (0.0, 1000.0):
+        backoff.on_open(begin)
+        backoff.on_close(begin + 1.0)
+        backoff.on_close(begin + 500.0)
+        assert not backoff.is_stable(begin + 600.0)
+        backoff.on_failure(begin + 600.0, jitter=0.5)
+    assert backoff.attempts == 2
+    backoff.on_open(2000.0)
+    backoff.on_close(2030.0)
+    assert backoff.on_failure(2031.0, jitter=0.5) == 1.0
+
+
 def test_what_a_server_asks_for_is_waited_for_and_the_window_comes_on_top() -> None:
     backoff = Backoff(BackoffConfig())
     assert backoff.on_failure(0.0, jitter=0.0, at_least=120.0) == 120.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import socket
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -16,11 +17,15 @@ from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, Connection
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig
+from wsconnkit.service.backlog import BacklogConfig, WhenFull
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.reconnect import Opened, ReconnectEvent, Retrying, Stopped
 
 from .driver import CANCELLED, Driver, port_of
 from .raw import info
+
+if sys.version_info < (3, 11):
+    from exceptiongroup import ExceptionGroup
 
 UNCAPPED = AdmissionConfig(max_connections_per_user=None)
 
@@ -191,6 +196,46 @@ def test_a_loop_that_is_cancelled_at_any_moment_leaves_nothing(network: Driver) 
     network.run(main)
 
 
+def test_a_loop_whose_hook_raises_leaves_no_connection(network: Driver) -> None:
+    async def main() -> None:
+        def hook(event: ReconnectEvent) -> None:
+            raise ValueError("my bug")
+
+        async def handler(ws: Any) -> None:
+            await ws.wait_closed()
+
+        async with network.serve(handler, config=plain(network)) as server:
+            try:
+                async for _ in network.adapter.connect(uri(server), on_event=hook):
+                    raise AssertionError
+            except ValueError as error:
+                kept = error  # and so is whatever it refers to
+            await network.until(lambda: not server.connections)
+            assert str(kept) == "my bug"
+
+    network.run(main)
+
+
+def test_a_body_that_takes_its_time_after_the_end_does_not_make_the_connection_older(network: Driver) -> None:
+    events: list[ReconnectEvent] = []
+
+    async def main() -> None:
+        async def handler(ws: Any) -> None:
+            await ws.close(1011)
+
+        short = BackoffConfig(base=network.seconds(1), max_attempts=3, stable_after=network.seconds(5))
+        async with network.serve(handler, config=plain(network)) as server:
+            connect = network.adapter.connect(uri(server), backoff=short, config=plain(network), on_event=events.append)
+            with suppress(ConnectionClosedError):
+                async for ws in connect:
+                    await ws.wait_closed()
+                    await network.sleep(6)
+                    assert len(events) < 20
+
+    network.run(main)
+    assert [event.attempt for event in events if isinstance(event, Retrying)] == [1, 2, 3]
+
+
 class Peer:
     """Keeps what it receives, by connection."""
 
@@ -256,6 +301,78 @@ def test_what_waits_while_the_server_is_away_goes_out_when_it_is_back(network: D
                 assert info(shown[0]).reason == "enough"
                 with pytest.raises(ClientClosed):
                     await client.send("too late")
+
+    network.run(main)
+
+
+@pytest.mark.parametrize("policy", WhenFull)
+def test_who_sends_much_at_once_loses_nothing_while_there_is_a_connection(network: Driver, policy: WhenFull) -> None:
+    async def main() -> None:
+        peer = Peer()
+        async with network.serve(peer, config=plain(network)) as server:
+            queue = BacklogConfig(max_messages=10, when_full=policy)
+            async with client_of(network, uri(server), queue=queue) as client:
+                await client.connection()
+                for number in range(200):
+                    await client.send(str(number))
+                assert client.messages_dropped == 0
+                await network.until(lambda: len(peer.received[0]) == 200)
+
+    network.run(main)
+
+
+def test_a_connection_that_ends_under_tasks_of_on_open_is_followed_by_another(network: Driver) -> None:
+    async def main() -> None:
+        peer = Peer()
+        shown = 0
+
+        async def subscribe(ws: Any) -> None:
+            nonlocal shown
+            shown += 1
+            if shown == 1:
+                await network.until(lambda: peer.connections)
+                await peer.connections[0].close(1011)
+                await ws.recv()
+                try:
+                    await ws.recv()
+                except ConnectionClosed as error:
+                    raise ExceptionGroup("as task groups do", [error]) from None
+
+        async with network.serve(peer, config=plain(network)) as server:
+            async with client_of(network, uri(server), on_open=subscribe) as client:
+                await client.send("hello")
+                await client.connection()
+                await network.until(lambda: peer.received[1:] == [["hello"]])
+
+    network.run(main)
+
+
+@pytest.mark.parametrize("moment", ["token", "connecting", "on_open", "away", "idle"])
+def test_a_client_can_be_closed_whatever_it_is_at(network: Driver, moment: str) -> None:
+    async def main() -> None:
+        reached: list[Any] = []
+
+        async def forever(*args: object) -> Any:
+            reached.append(args)
+            await network.sleep(3600)
+
+        peer = Peer()
+        kwargs: dict[str, Any] = {moment: forever} if moment in ("token", "on_open") else {}
+        authenticate = forever if moment == "connecting" else None
+        async with network.serve(peer, authenticate=authenticate, config=plain(network)) as server:
+            where = uri(server)
+            if moment == "away":
+                await server.close()
+            async with client_of(network, where, on_event=reached.append, **kwargs) as client:
+                client.send_nowait("hello")
+                await network.until(lambda: reached)
+                start = network.now()
+            assert network.now() - start <= 5
+            for call in (client.connection, lambda: client.send("x")):
+                with pytest.raises(ClientClosed):
+                    await call()
+            assert (client.queued, client.is_open) == ((0, 0), False)
+            assert client.messages_dropped == (moment != "idle")
 
     network.run(main)
 

@@ -79,6 +79,29 @@ def test_a_function_is_asked_for_a_token_first_and_then_only_for_a_fresh_one() -
         assert authorization(of) == f"Bearer {token}"
 
 
+def test_a_token_that_was_refused_is_not_sent_again_when_there_is_no_other_yet() -> None:
+    answers: list[str | OSError] = ["stale", OSError("the token server is not there"), "fresh"]
+
+    async def token() -> str:
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    of = approach(token=token)
+    renew(of)
+    with pytest.raises(OSError, match="not there"):
+        renew(of, refresh=True)
+    renew(of)
+    assert authorization(of) == "Bearer fresh"
+
+
+def test_a_password_in_the_uri_is_a_secret_in_both_its_forms() -> None:
+    of = approach("ws://ada:l%40velace@example.org/")
+    assert authorization(of) == "Basic YWRhOmxAdmVsYWNl"
+    assert of.secrets == ("YWRhOmxAdmVsYWNl", "l@velace")
+
+
 def test_a_token_is_text() -> None:
     async def token() -> Any:
         return b"bytes"
@@ -96,6 +119,8 @@ def test_a_token_is_text() -> None:
         ({"token": tokens(), "uri": "ws://ada@example.org/"}, ValueError, "token is given together with other"),
         ({"subprotocols": "chat"}, LocalProtocolError, "subprotocols is 'chat'"),
         ({"proxy": "socks5://p:1"}, InvalidProxy, "another scheme"),
+        ({"proxy": b"http://p:1"}, ValueError, "proxy is of type bytes; it must be a URL, True for"),
+        ({"proxy": 1}, ValueError, "proxy is of type int"),
         ({"proxy": "http://p:1", "has_transport": True}, ValueError, "proxy is given together with a transport"),
     ],
 )
@@ -105,14 +130,25 @@ def test_what_cannot_be_is_refused_at_once(kwargs: dict[str, Any], error: type[E
 
 
 def test_the_proxy_is_the_one_given_or_the_environments_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert approach().proxy() is None
+    def proxy(uri: str = "ws://example.org/", **kwargs: Any) -> Proxy | None:
+        return approach(uri, **kwargs).proxy("example.org", 80)
+
+    assert proxy() is None
     monkeypatch.setenv("http_proxy", "http://p:1")
-    assert approach().proxy() == PROXY
-    assert approach(proxy="http://q:2").proxy() == Proxy(False, "q", 2)
+    assert proxy() == PROXY
+    assert proxy(proxy="http://q:2") == Proxy(False, "q", 2)
     for without in (None, False):
-        assert approach(proxy=without).proxy() is None
-    assert approach(has_transport=True).proxy() is None
-    assert approach("wss://example.org/", has_ssl=True).proxy() is None
+        assert proxy(proxy=without) is None
+    assert proxy(has_transport=True) is None
+    assert proxy("wss://example.org/", has_ssl=True) is None
+
+
+def test_where_it_really_leads_decides_whether_the_environments_proxy_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", "http://p:1")
+    monkeypatch.setenv("no_proxy", "inside.example.org:81")
+    assert approach().proxy("127.0.0.1", 80) is None
+    assert approach().proxy("inside.example.org", 81) is None
+    assert approach("ws://localhost/").proxy("example.org", 80) == PROXY
 
 
 def test_the_rules_for_coming_back_know_the_server_without_its_query(caplog: pytest.LogCaptureFixture) -> None:

@@ -131,6 +131,14 @@ def test_a_connection_that_lasted_starts_the_count_again() -> None:
     assert ended(policy, closed(1006), now=130.0).attempt == 1
 
 
+def test_only_the_time_until_its_end_counts_for_a_connection() -> None:
+    policy = reconnect()
+    ended(policy, OSError())
+    policy.on_open(100.0)
+    policy.on_close(101.0)
+    assert ended(policy, closed(1006), now=200.0).attempt == 2
+
+
 def test_a_server_that_accepts_and_drops_is_not_hammered() -> None:
     policy = reconnect()
     delays = []

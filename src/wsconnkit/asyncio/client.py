@@ -112,7 +112,8 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
 
     async def _connect_transport(self, loop: asyncio.AbstractEventLoop, opening: Opening) -> None:
         uri = self._approach.uri
-        route = Route(uri, self.config, self._ssl, self._approach.proxy(), self._proxy_ssl, self._kwargs)
+        proxy = self._approach.proxy(self._kwargs.get("host", uri.host), self._kwargs.get("port", uri.port))
+        route = Route(uri, self.config, self._ssl, proxy, self._proxy_ssl, self._kwargs)
         timeout = self.config.handshake.timeout
         connecting = loop.create_task(dial(opening, route))
         # Not wait_for: before Python 3.12 it can swallow a cancellation.
@@ -154,6 +155,9 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             else:
                 try:
                     reconnect.on_open(loop.time())
+                    ws.on_closed = lambda: reconnect.on_close(loop.time())
+                    if ws.close_info is not None:
+                        ws.on_closed()  # the end came with the answer to the handshake
                     yield ws
                 finally:
                     left = ws.state is State.OPEN

@@ -15,7 +15,7 @@ from wsconnkit.asyncio.connection import Connection
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import check_close
-from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError
+from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
 from wsconnkit.service.backlog import Backlog, BacklogConfig
 
 _READ_FROM = 2
@@ -80,6 +80,7 @@ class ReconnectingClient:
         When it returns, the message goes out on this connection or the next, if there is one. Raises LocalProtocolError
         for a message that could never be sent.
         """
+        await asyncio.sleep(0)  # what hands messages over must have its turn
         self._check_alive()
         while self._backlog.must_wait(message):
             await self._changed.wait()
@@ -176,8 +177,8 @@ class ReconnectingClient:
         try:
             if self._on_open is not None:
                 await self._on_open(ws)
-        except ConnectionClosed as error:
-            if error.info is not ws.close_info:
+        except Exception as error:
+            if not tells_only_of(error, ws.close_info):
                 raise
             return
         ws.on_closed = self._notify

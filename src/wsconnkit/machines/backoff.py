@@ -10,6 +10,8 @@ Alone::
     backoff.on_failure(3.0, jitter=0.5, at_least=60.0)      # 64.0: the server asked for 60, and half of 8
     backoff.on_failure(67.0, jitter=0.5)                    # None: these were three attempts, give up
 
+A connection is told with `on_open` and `on_close`; only one that lasts lets the count begin again.
+
 `jitter` is a fresh random number from 0 up to 1. The whole window is random, also the first one: clients that one
 server has lost at the same moment come back spread over it, and none knows of the others.
 """
@@ -49,12 +51,13 @@ class BackoffConfig:
 class Backoff:
     """Counts attempts in a row and says when the next one is due; `now` before the last one is clamped."""
 
-    __slots__ = ("_config", "_now", "_opened_at", "_window", "attempts")
+    __slots__ = ("_closed_at", "_config", "_now", "_opened_at", "_window", "attempts")
 
     def __init__(self, config: BackoffConfig) -> None:
         self._config = config
         self._now = -inf
         self._opened_at: float | None = None
+        self._closed_at: float | None = None
         self._window = config.base
         self.attempts = 0
         """Attempts in a row since the start, or since a connection that lasted."""
@@ -63,10 +66,20 @@ class Backoff:
         """There is a connection. What was counted so far still counts until it has lasted."""
         self._now = max(now, self._now)
         self._opened_at = self._now
+        self._closed_at = None
+
+    def on_close(self, now: float) -> None:
+        """The connection has ended; the application may be busy with it for some time yet, which does not count."""
+        self._now = max(now, self._now)
+        if self._closed_at is None:
+            self._closed_at = self._now
 
     def is_stable(self, now: float) -> bool:
         """There is a connection that has lasted long enough to start from the beginning after it. Changes nothing."""
-        return self._opened_at is not None and max(now, self._now) - self._opened_at >= self._config.stable_after
+        if self._opened_at is None:
+            return False
+        end = max(now, self._now) if self._closed_at is None else self._closed_at
+        return end - self._opened_at >= self._config.stable_after
 
     def on_failure(self, now: float, *, jitter: float, at_least: float = 0.0, spread: float = 0.0) -> float | None:
         """The connection, or an attempt at one, has ended: return the seconds to wait, None for giving up.

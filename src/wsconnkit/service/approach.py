@@ -48,6 +48,10 @@ class Approach:
         self._new_token = token if callable(token) else None
         self._subprotocols = check_subprotocols(subprotocols)
         self._proxy = parse_proxy(proxy) if isinstance(proxy, str) else None
+        if not isinstance(proxy, (str, bool, type(None))):
+            raise ValueError(
+                f"proxy is of type {type(proxy).__name__}; it must be a URL, True for the environment's, or None"
+            )
         self._proxy_from_environment = proxy is True and not has_transport
         if self._proxy is not None and has_transport:
             raise ValueError("proxy is given together with a transport of yours; leave one out")
@@ -57,6 +61,7 @@ class Approach:
     async def renew_token(self, *, refresh: bool) -> None:
         """Ask for a token where that is to be done before an attempt; raises what the application raises."""
         if self._new_token is not None and (self._token is None or refresh):
+            self._token = None  # it was refused, and is not to be sent again should there be no other by now
             token: object = await self._new_token()
             if not isinstance(token, str):
                 raise TypeError(f"token returned {type(token).__name__}; it must be a str")
@@ -69,12 +74,17 @@ class Approach:
             headers = Headers([*headers, ("Authorization", f"Bearer {self._token}")])
         handshake = ClientHandshake(self.uri, self.config, now=now, headers=headers, subprotocols=self._subprotocols)
         self.secrets = secrets_of(handshake.request)
+        if self.uri.password:
+            self.secrets += (self.uri.password,)
         return handshake
 
-    def proxy(self) -> Proxy | None:
-        """Return the proxy to go through this time, None for none. Raises InvalidProxy as the environment may."""
+    def proxy(self, host: str, port: int) -> Proxy | None:
+        """Return the proxy by which to reach `host` this time, None for none.
+
+        Raises InvalidProxy as the environment may.
+        """
         if self._proxy_from_environment:
-            return environment_proxy(self.uri.host, self.uri.port, secure=self.uri.secure)
+            return environment_proxy(host, port, secure=self.uri.secure)
         return self._proxy
 
     def reconnect(

@@ -2,7 +2,7 @@
 
 reconnect = Reconnect(BackoffConfig(), where="wss://example.org/feed")
 reconnect.on_open(now)
-...                                                             # until the connection ends
+...                                                             # until the connection ends: reconnect.on_close(now)
 step = reconnect.on_end(error, now, jitter=random(), wall_now=time())
 if isinstance(step, Retrying):
     ...                                                         # wait step.delay seconds, then connect again
@@ -123,6 +123,10 @@ class Reconnect:
         event = Opened(attempts=self._backoff.attempts)
         self._tell(event)
         return event
+
+    def on_close(self, now: float) -> None:
+        """The connection has ended; `on_end` may follow later, when the application is done with it."""
+        self._backoff.on_close(now)
 
     def on_end(
         self,

@@ -104,14 +104,18 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
 
         refresh: a fresh token is to be asked for first.
         """
-        await self._approach.renew_token(refresh=refresh)
+        try:
+            await self._approach.renew_token(refresh=refresh)
+        except trio.TooSlowError as error:  # which is no TimeoutError
+            raise TimeoutError("no token within the time that its function has") from error
+        uri = self._approach.uri
         handshake = self._approach.handshake(trio.current_time())
         route = Route(
-            self._approach.uri,
+            uri,
             self.config,
             self._ssl,
             self._server_hostname,
-            self._approach.proxy(),
+            self._approach.proxy(self._kwargs.get("host", uri.host), self._kwargs.get("port", uri.port)),
             self._proxy_ssl,
             self._stream,
             self._kwargs,
@@ -172,9 +176,20 @@ class Connections:
             except Exception as error:
                 ended = error
             else:
-                self._reconnect.on_open(trio.current_time())
+                self._opened(self._ws)
                 return self._ws
             await self._wait_for_next(ended, left=False)
+
+    def _opened(self, ws: Connection) -> None:
+        reconnect = self._reconnect  # not self, which is to go when the loop is left, and not with the connection
+        try:
+            reconnect.on_open(trio.current_time())
+        except BaseException:  # nobody will ask for the next one
+            self.leave()
+            raise
+        ws.on_closed = lambda: reconnect.on_close(trio.current_time())
+        if ws.close_info is not None:
+            ws.on_closed()  # the end came with the answer to the handshake
 
     def leave(self) -> None:
         """Begin to close the connection there is."""
