@@ -141,7 +141,8 @@ def test_a_message_is_handed_to_one_connection_at_most(run_virtual: Run, peer: P
                 await asyncio.sleep(0.001)
 
         randomness = random.Random(11)
-        async with peer.serving() as uri, ReconnectingClient(uri, config=PLAIN) as client:
+        backoff = BackoffConfig(base=0.1, cap=0.5)
+        async with peer.serving() as uri, ReconnectingClient(uri, config=PLAIN, backoff=backoff) as client:
             chattering = asyncio.ensure_future(chatter(client))
             for _ in range(8):
                 ws = await peer.arrivals.get()
