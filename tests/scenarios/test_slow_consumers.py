@@ -9,6 +9,7 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
+from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode
 
@@ -46,6 +47,58 @@ def test_send_nowait_and_broadcast_send_at_once_where_there_is_room(driver: Driv
             assert driver.adapter.broadcast([server, other], b"to those who are there") == 1
             assert not server.send_nowait("nobody")
             assert await two.recv() == b"to those who are there"
+
+    driver.run(main)
+
+
+def test_a_broadcast_reaches_all_kinds_of_connections_each_in_its_way(driver: Driver) -> None:
+    text = "to everybody: " * 1000
+    kinds = [
+        PLAIN,
+        ConnectionConfig(),
+        ConnectionConfig(compression=CompressionConfig(level=1, server_max_window_bits=10, client_max_window_bits=10)),
+        ConnectionConfig(compression=CompressionConfig(server_context_takeover=True, client_context_takeover=True)),
+    ]
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            pairs = [await stack.enter_async_context(pair(driver, kind, kind)) for kind in kinds for _ in range(2)]
+            clients, servers = [one for one, _ in pairs], [other for _, other in pairs]
+            everybody = clients + servers
+            for message in (text, text.encode(), "short", ""):
+                assert driver.adapter.broadcast(iter(everybody), message) == 16
+                assert [await ws.recv() for ws in everybody] == [message] * 16
+            assert driver.adapter.broadcast([], text) == 0
+            assert driver.adapter.broadcast((servers[-1] for _ in range(3)), text) == 3
+            assert [await clients[-1].recv() for _ in range(3)] == [text] * 3
+            compressed = [ws.stats.compression.outbound.messages_compressed for ws in everybody]
+            assert compressed == [0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 2, 2, 2, 2, 2, 5]
+            assert [ws.stats.messages_sent for ws in everybody] == [4] * 15 + [7]
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("kind", ["ping", "send", "close"])
+def test_a_broadcast_keeps_its_place_behind_what_was_sent_in_the_same_turn(driver: Driver, kind: str) -> None:
+    async def main() -> None:
+        async with pair(driver, PLAIN, PLAIN) as (client, server), driver.tasks() as start:
+            await client.send("to be answered")
+            await client.send("and this with it")
+            await server.recv()
+            if kind == "send":
+                await server.send("before")
+            else:
+                start(server.ping if kind == "ping" else server.close)
+                await driver.turn()
+            taken = driver.adapter.broadcast([server], "behind")
+            assert taken == (kind != "close")
+            if kind == "send":
+                assert await client.recv() == "before"
+            if taken:
+                assert await client.recv() == "behind"
+            else:
+                await server.wait_closed()
+                assert info(client).clean
 
     driver.run(main)
 
