@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
@@ -18,35 +17,19 @@ import trustme
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
-from wsconnkit.protocol.closeinfo import Cause, CloseInfo
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
+from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError, ProxyRefused
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.protocol.uri import parse_uri
-from wsconnkit.trio import Connection, Server, attach, connect, serve
+from wsconnkit.trio import Connection, attach, connect, serve
+
+from .peers import PLAIN, Run, echo, info, uri
 
 if sys.version_info < (3, 11):
     from exceptiongroup import ExceptionGroup
-
-Run = Callable[[Callable[[], Awaitable[None]]], None]
-PLAIN = ConnectionConfig(compression=None)
-
-
-async def echo(ws: Connection) -> None:
-    async for message in ws:
-        await ws.send(message)
-
-
-def uri(server: Server, scheme: str = "ws") -> str:
-    return f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
-
-
-def info(ws: Connection) -> CloseInfo:
-    assert ws.close_info is not None
-    return ws.close_info
 
 
 async def agreed(client: trio.abc.Stream, server: trio.abc.Stream) -> tuple[UpgradeRequest, Agreement]:
@@ -128,6 +111,20 @@ def test_a_nursery_may_start_servers_and_clients(run: Run) -> None:
             again = await nursery.start(connect(uri(server)).run)
             nursery.cancel_scope.cancel()
         await again.wait_closed()
+
+    run(main)
+
+
+def test_one_client_may_have_several_connections_at_a_time(run: Run) -> None:
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server, trio.open_nursery() as nursery:
+            client = connect(uri(server))
+            first = await nursery.start(client.run)
+            second = await nursery.start(client.run)
+            await first.close()
+            await second.send("still there")
+            assert await second.recv() == "still there"
+            await second.close()
 
     run(main)
 
@@ -375,18 +372,6 @@ def test_an_error_of_ours_ends_the_block_with_it_and_leaves_no_task(
     run_virtual(main)
 
 
-@pytest.fixture
-def authority() -> trustme.CA:
-    return trustme.CA()
-
-
-@pytest.fixture
-def tls(authority: trustme.CA) -> ssl.SSLContext:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(context)
-    return context
-
-
 def test_it_serves_and_connects_over_tls(run: Run, authority: trustme.CA, tls: ssl.SSLContext) -> None:
     async def main() -> None:
         trusting = ssl.create_default_context()
@@ -411,51 +396,6 @@ def test_it_serves_and_connects_over_tls(run: Run, authority: trustme.CA, tls: s
                     pass
 
     run(main)
-
-
-def test_failed_tls_handshakes_leave_nothing_behind(run: Run, tls: ssl.SSLContext) -> None:
-    async def main() -> None:
-        config = ConnectionConfig(handshake=HandshakeLimits(timeout=0.2), close=CloseConfig(timeout=0.2))
-        async with serve(echo, "127.0.0.1", 0, ssl=tls, config=config) as server:
-            port = server.sockets[0].getsockname()[1]
-            for request in (b"GET / HTTP/1.1\r\n\r\n", b""):
-                stream = await trio.open_tcp_stream("127.0.0.1", port)
-                if request:
-                    await stream.send_all(request)
-                while await stream.receive_some():
-                    pass
-                await stream.aclose()
-            while len(server._receptions[0]):
-                await trio.lowlevel.checkpoint()
-
-    run(main)
-
-
-@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_drains_the_server(run: Run, signum: int) -> None:
-    before = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
-
-    async def main() -> None:
-        async with serve(echo, "127.0.0.1", 0) as server, connect(uri(server)) as ws:
-            await ws.send("x")
-            await ws.recv()
-            async with trio.open_nursery() as nursery:
-
-                @nursery.start_soon
-                async def stop() -> None:
-                    await trio.testing.wait_all_tasks_blocked()
-                    os.kill(os.getpid(), signum)
-
-                report = await server.run_until_signal(window=0)
-            assert str(report).endswith("1 closed")
-            await ws.wait_closed()
-            assert info(ws).code == 1012
-
-    try:
-        run(main)
-    finally:
-        for each, handler in zip((signal.SIGINT, signal.SIGTERM), before, strict=True):
-            signal.signal(each, handler)
 
 
 def test_misuse_is_told_when_it_is_written(run: Run) -> None:
