@@ -266,6 +266,21 @@ def test_a_proxy_that_makes_no_sense_is_told(
     run(main())
 
 
+@pytest.mark.parametrize("through", [False, True])
+def test_an_end_within_the_tls_handshake_is_told_in_words(run: Run, proxy: Proxy, through: bool) -> None:
+    async def hang_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(65536)
+        writer.close()
+
+    async def main() -> None:
+        async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server, proxy.serving() as url:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(ConnectionResetError, match="the connection ended during the TLS handshake"):
+                await connect(f"wss://127.0.0.1:{port}/", proxy=url if through else None)
+
+    run(main())
+
+
 def test_certificates_are_checked_on_both_legs(run: Run, echo: Echo, proxy: Proxy, tls: Tls) -> None:
     async def main() -> None:
         async with serve(echo, "127.0.0.1", 0, ssl=tls.server) as server, proxy.serving() as url:

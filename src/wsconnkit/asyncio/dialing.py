@@ -28,9 +28,19 @@ class Route(NamedTuple):
 async def dial(opening: Opening, route: Route) -> None:
     """Connect, and let `opening` drive the transport. Raises OSError, and InvalidHandshake as the proxy does."""
     tls = _tls(route.ssl, route.uri.host, route.config) if route.uri.secure else {}
-    if route.proxy is not None:
-        await _dial_through(route.proxy, opening, route, tls)
-        return
+    try:
+        if route.proxy is None:
+            await _dial_directly(opening, route, tls)
+        else:
+            await _dial_through(route.proxy, opening, route, tls)
+    except ConnectionResetError as error:
+        if error.args:
+            raise
+        # Event loops say so without a word.
+        raise ConnectionResetError("the connection ended during the TLS handshake") from None
+
+
+async def _dial_directly(opening: Opening, route: Route, tls: dict[str, Any]) -> None:
     kwargs = {**tls, **route.kwargs}
     if "sock" not in kwargs:
         kwargs.setdefault("host", route.uri.host)
