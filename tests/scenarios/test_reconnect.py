@@ -126,7 +126,7 @@ def test_a_server_that_is_not_there_is_given_up_after_the_attempts_there_are(net
 
     async def main() -> None:
         start = network.now()
-        with pytest.raises(OSError, match=r"refused|(C|c)onnect"):
+        with pytest.raises(ConnectionRefusedError):
             async for _ in network.adapter.connect(
                 f"ws://127.0.0.1:{port}/", backoff=backoff(network, 3), on_event=events.append
             ):
@@ -135,6 +135,21 @@ def test_a_server_that_is_not_there_is_given_up_after_the_attempts_there_are(net
 
     network.run(main)
     assert [type(event) for event in events] == [Retrying] * (len(events) - 1) + [Stopped]
+
+
+@pytest.mark.parametrize("step", [1000, 1008])
+def test_a_loop_that_has_ended_stays_at_its_end(network: Driver, step: int) -> None:
+    async def main() -> None:
+        script = Script(step)
+        async with network.serve(script.handle, authenticate=script.authenticate, config=plain(network)) as server:
+            connections = aiter(network.adapter.connect(uri(server), config=plain(network)))
+            await (await anext(connections)).wait_closed()
+            with pytest.raises(StopAsyncIteration if step == 1000 else ConnectionClosedError):
+                await anext(connections)
+            with pytest.raises(StopAsyncIteration):
+                await anext(connections)
+
+    network.run(main)
 
 
 @pytest.mark.parametrize("how", ["break", "raise", "cancel"])
@@ -367,7 +382,11 @@ def test_a_client_can_be_closed_whatever_it_is_at(network: Driver, moment: str) 
                 client.send_nowait("hello")
                 await network.until(lambda: reached)
                 start = network.now()
+                await client.close(4000, "bye")
             assert network.now() - start <= 5
+            if moment in ("on_open", "idle"):
+                await peer.connections[0].wait_closed()
+                assert (info(peer.connections[0]).code, info(peer.connections[0]).reason) == (4000, "bye")
             for call in (client.connection, lambda: client.send("x")):
                 with pytest.raises(ClientClosed):
                     await call()

@@ -159,11 +159,14 @@ class Connections:
         self._start = start
         self._refresh = False
         self._ws: Connection | None = None
+        self._is_over = False
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Connection:
+        if self._is_over:
+            raise StopAsyncIteration
         if self._ws is not None:
             ws, left = self._ws, self._ws.state is State.OPEN
             await ws.close()
@@ -211,6 +214,7 @@ class Connections:
             secrets=self._approach.secrets,
         )
         if isinstance(step, Stopped):
+            self._is_over = True
             raise step.error or StopAsyncIteration
         self._refresh = step.refresh
         await trio.sleep(step.delay)

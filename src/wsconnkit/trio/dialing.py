@@ -49,8 +49,11 @@ async def dial(route: Route) -> trio.abc.Stream:
             await drop(stream)
         if isinstance(error, trio.TooSlowError):
             raise TimeoutError(f"no connection to {uri.host_header} within {timeout:g} s") from None
-        if isinstance(error, trio.BrokenResourceError) and isinstance(error.__cause__, OSError):
-            raise error.__cause__ from None  # the certificate is not good, say
+        if isinstance(error, (trio.BrokenResourceError, OSError)):
+            # What lies behind says more: the certificate is not good, say, or nobody listens at any of the addresses.
+            causes = getattr(error.__cause__, "exceptions", (error.__cause__,))
+            if isinstance(causes[0], OSError) and len({type(cause) for cause in causes}) == 1:
+                raise causes[0] from None
         raise
 
 

@@ -180,7 +180,9 @@ class ReconnectingClient(Owner["ReconnectingClient"]):
         try:
             if self._on_open is not None:
                 await self._on_open(ws)
-        except Exception as error:
+        except BaseException as error:
+            if self._farewell is not None:
+                ws.start_close(*self._farewell, Cause.LOCAL_CLOSE)
             if not tells_only_of(error, ws.close_info):
                 raise
             return
