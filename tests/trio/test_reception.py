@@ -119,6 +119,43 @@ def test_a_verification_of_a_fresh_token_that_fails_when_it_is_cancelled_takes_n
     run_virtual(main)
 
 
+# Time.
+
+
+@pytest.mark.parametrize("authenticate", [None, alice])
+def test_a_client_that_does_not_read_that_it_was_let_in_is_dropped(run_virtual: Run, authenticate: Any) -> None:
+    async def main() -> None:
+        listener = MemoryListener(capacity=50)
+        start = trio.current_time()
+        async with serve(echo, listeners=[listener], authenticate=authenticate) as server:
+            stream = listener.connect()
+            await stream.send_all(UPGRADE)
+            await trio.sleep(1)
+            (ws,) = server.connections
+            with trio.fail_after(100):
+                await ws.wait_closed()
+            assert trio.current_time() - start == pytest.approx(10, abs=0.1)
+        await stream.aclose()
+
+    run_virtual(main)
+
+
+def test_a_client_that_is_let_in_at_the_last_moment_is_let_in(run_virtual: Run) -> None:
+    async def main() -> None:
+        async def authenticate(token: str | None, request: UpgradeRequest) -> Principal:
+            await trio.sleep(10)
+            return Principal(subject="alice")
+
+        listener = MemoryListener()
+        async with serve(echo, listeners=[listener], authenticate=authenticate):
+            stream = listener.connect()
+            await stream.send_all(UPGRADE)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+            await stream.aclose()
+
+    run_virtual(main)
+
+
 # Keys.
 
 

@@ -31,6 +31,8 @@ class Opening:
         self._stream = stream
         self._handshake = handshake
         self._on_progress = on_progress
+        self._patience = self._deadline - trio.current_time()
+        """Seconds that the peer may take to read what ends the handshake, of which the handshake knows no deadline."""
         self._waiting = trio.CancelScope()
         self._is_changed = False
         self._is_quiet = isinstance(stream, trio.abc.HalfCloseableStream)
@@ -47,9 +49,8 @@ class Opening:
         handshake = self._handshake
         while True:
             self._is_changed = False
-            deadline = self._deadline
             self._on_progress()
-            await self._write(min(deadline, self._deadline))
+            await self._write()
             if handshake.transport is Transport.ABORT:
                 return False
             if handshake.agreement is not None:
@@ -57,8 +58,9 @@ class Opening:
             if not self._is_changed:
                 await self._wait()
 
-    async def _write(self, deadline: float) -> None:
+    async def _write(self) -> None:
         data = self._handshake.data_to_send()
+        deadline = min(self._deadline, trio.current_time() + self._patience)
         with trio.CancelScope(deadline=deadline) as scope:
             try:
                 if data:
