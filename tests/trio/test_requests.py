@@ -149,27 +149,54 @@ def test_errors_of_request_handlers_that_are_cancelled_are_logged_and_break_noth
     assert [record.__dict__["type"] for record in caplog.records] == ["request_error"] * 2
 
 
-def test_an_end_that_is_an_error_comes_out_of_answering_requests_as_it_is(run_virtual: Run) -> None:
+def test_an_end_that_is_an_error_comes_out_of_answering_requests_as_it_is(
+    run_virtual: Run, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         listener = Streams()
+        router = RequestRouter()
+        begun: list[str] = []
         raised: list[BaseException] = []
+
+        async def fail_when_cancelled() -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise ZeroDivisionError
+
+        @router.default
+        async def fail(request: Request) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(fail_when_cancelled)
+                nursery.start_soon(trio.sleep_forever)
+                begun.append(request.id)
 
         async def handler(ws: Connection) -> None:
             try:
-                await answer_requests(RequestRouter(), ws)
+                await answer_requests(router, ws)
             except BaseException as error:
                 raised.append(error)
                 raise
 
         async with serve(handler, listeners=[listener]) as server:
             async with connect("ws://test.invalid/", stream=listener.connect()) as ws:
-                await ws.ping()
-                ws.abort()
-            while server.connections:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(ask, ws)
+                    while not begun:
+                        await trio.sleep(0.01)
+                    ws.abort()
+            while not raised:
                 await trio.sleep(0.01)
+            assert not server.connections
         assert [isinstance(error, ConnectionClosed) for error in raised] == [True]
 
-    run_virtual(main)
+    async def ask(ws: Connection) -> None:
+        with pytest.raises(ConnectionClosed):
+            await ws.request({})
+
+    with caplog.at_level(logging.WARNING, "wsconnkit"):
+        run_virtual(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ["request_error"]
 
 
 def test_hundreds_of_connections_with_requests_in_flight_are_drained_and_leave_nothing(run_virtual: Run) -> None:

@@ -35,6 +35,7 @@ class _Calls:
         self._nursery = nursery
         self._calls = router.calls()
         self._scopes: dict[str, trio.CancelScope] = {}
+        self._ended = False
 
     async def on_message(self, message: str | bytes) -> None:
         todo = self._calls.receive(message, closing=self._ws.draining.is_due, wall_now=time.time())
@@ -53,14 +54,17 @@ class _Calls:
 
     def cancel(self) -> None:
         """Cancel what is in flight."""
-        self._nursery.cancel_scope.cancel()
+        self._ended = True
+        # Each by itself, so that what goes wrong then is known to be an error of that request.
+        for scope in self._scopes.values():
+            scope.cancel()
 
     async def _run(self, call: Call, scope: trio.CancelScope) -> None:
         try:
             text, error = self._calls.finish(call.request_id, await self._outcome(call, scope), time.time())
             if error is not None and not tells_only_of(error, self._ws.close_info):
                 self._ws.log.request_error(call.request_id, error)
-            if text is not None:
+            if text is not None and not self._ended:
                 with trio.CancelScope() as self._scopes[call.request_id]:
                     await self._ws.send(text)
         except ConnectionClosed:
