@@ -346,6 +346,25 @@ def test_everything_may_be_cancelled_at_each_point(
     run_virtual(main)
 
 
+def test_a_stream_that_the_application_closes_takes_nobody_with_it(run_virtual: Run) -> None:
+    async def page(request: HTTPRequest) -> Response:
+        return Response(200, body=bytes(1000))
+
+    async def main() -> None:
+        listener = MemoryListener(capacity=50)
+        async with serve(echo, listeners=[listener], http=page):
+            stream = listener.connect()
+            await stream.send_all(PAGE)
+            await trio.sleep(1)
+            (server_side,) = set(listener.streams) - {stream}
+            await server_side.aclose()
+            async with connect("ws://test.invalid/", stream=listener.connect()) as ws:
+                assert await ws.ping() >= 0
+            await stream.aclose()
+
+    run_virtual(main)
+
+
 def test_a_request_may_come_byte_by_byte(run_virtual: Run) -> None:
     async def main() -> None:
         listener = MemoryListener()

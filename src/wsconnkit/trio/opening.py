@@ -70,6 +70,8 @@ class Opening:
                     await end_writing(self._stream)
             except trio.BrokenResourceError as error:
                 self._handshake.receive_eof(trio.current_time(), os_error(error))
+            except trio.ClosedResourceError:  # the application has the stream, too
+                self._handshake.receive_eof(trio.current_time())
         if scope.cancelled_caught:  # a part of it may have gone out
             await drop(self._stream)
             self._handshake.receive_eof(trio.current_time(), TimeoutError("the peer does not read"))
