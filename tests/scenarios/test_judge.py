@@ -20,7 +20,7 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import State as JudgeState
 from websockets.uri import parse_uri
 
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosed
 
@@ -35,11 +35,11 @@ class Step(NamedTuple):
     """Turns of others after which the call is cancelled; 0 lets it be."""
 
 
+OURS = ["send", "send", "send", "send_nowait", "broadcast", "recv", "ping", "close"]
+ITS = ["judge sends", "judge pings", "judge reads", "pass"]
 STEPS = st.builds(
     Step,
-    st.sampled_from(
-        ["send", "send", "send", "recv", "ping", "judge sends", "judge pings", "judge reads", "pass", "close"]
-    ),
+    st.sampled_from([*OURS, *ITS]),
     st.sampled_from([0, 10, 3_000, 70_000, 700_000]),
     st.integers(0, 6),
 )
@@ -122,6 +122,7 @@ async def carry_out(driver: Driver, program: list[Step], config: ConnectionConfi
         await judge.open()
         ws = await arrivals.next()
         calls: list[tuple[bytes | None, Task]] = []
+        taken: set[bytes] = set()
         reading: Task | None = None
         for number, step in enumerate(program):
             sent = None
@@ -132,6 +133,12 @@ async def carry_out(driver: Driver, program: list[Step], config: ConnectionConfi
             elif step.action == "judge reads":
                 if reading is None or reading.done:
                     reading = start(judge.read)
+            elif step.action == "send_nowait":
+                if ws.send_nowait(message(step.size, number)):
+                    taken.add(message(step.size, number))
+            elif step.action == "broadcast":
+                if driver.adapter.broadcast([ws], message(step.size, number)):
+                    taken.add(message(step.size, number))
             elif step.action == "send":
                 sent = message(step.size, number)
                 calls.append((sent, start(lambda sent=sent: ws.send(sent))))  # type: ignore[misc]
@@ -157,25 +164,29 @@ async def carry_out(driver: Driver, program: list[Step], config: ConnectionConfi
         await closing.join()
         judge.check()
         assert info(ws).clean
-        # Each message whole and at most once, and those surely whose `send` returned.
-        assert len(set(judge.messages)) == len(judge.messages)
-        assert set(must_arrive) <= set(judge.messages) <= {sent for sent, _ in calls}
+        # Each message whole and at most once, and those surely whose `send` returned, unless the policy is to drop.
+        arrived = set(judge.messages)
+        assert len(arrived) == len(judge.messages) == ws.stats.messages_sent
+        assert arrived <= {sent for sent, _ in calls} | taken
+        if config.queue.slow_consumer is SlowConsumer.BLOCK:
+            assert set(must_arrive) <= arrived
+        assert ws.stats.messages_dropped >= len(taken - arrived)
 
 
 PATIENT = QueueConfig(max_unsent_age=None)
+DROPPING = QueueConfig(max_unsent_age=None, max_unsent_bytes=100_000, slow_consumer=SlowConsumer.DROP_OLDEST)
+TAKEOVER = CompressionConfig(threshold=0, level=1, server_context_takeover=True, client_context_takeover=True)
+CLOSING = CloseConfig(timeout=1000)
 CONFIGS = {
-    "plain": ConnectionConfig(compression=None, close=CloseConfig(timeout=1000), queue=PATIENT),
-    "takeover": ConnectionConfig(
-        compression=CompressionConfig(threshold=0, level=1, server_context_takeover=True, client_context_takeover=True),
-        close=CloseConfig(timeout=1000),
-        queue=PATIENT,
-    ),
+    "plain": ConnectionConfig(compression=None, close=CLOSING, queue=PATIENT),
+    "takeover": ConnectionConfig(compression=TAKEOVER, close=CLOSING, queue=PATIENT),
+    "takeover, dropping": ConnectionConfig(compression=TAKEOVER, close=CLOSING, queue=DROPPING),
 }
 
 
 @pytest.mark.parametrize("config", CONFIGS)
 @pytest.mark.parametrize("kind", DRIVERS, ids=lambda kind: kind.name)
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(program=st.lists(STEPS, max_size=15))
 def test_cancelling_at_random_points_never_breaks_the_protocol(
     kind: type[Driver], config: str, program: list[Step]
