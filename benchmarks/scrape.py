@@ -21,9 +21,10 @@ from importlib.metadata import version
 from wsconnkit.machines.closing import State
 from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import Connection, ConnectionStats
+from wsconnkit.protocol.connection import Connection
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.registry import Registry
 from wsconnkit.service.tally import Tally, code_label
 

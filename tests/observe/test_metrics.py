@@ -18,10 +18,11 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.observe.metrics import MeasuredConnection, ServerMetrics, render_metrics
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection, ConnectionStats
+from wsconnkit.protocol.connection import Connection
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.events import Closed, HeartbeatPinged, HeartbeatStalled, PongReceived
 from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
 from wsconnkit.service.tally import Tally
 

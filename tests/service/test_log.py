@@ -13,7 +13,7 @@ from wsconnkit.machines.framesize import FrameLimits, FrameSizeStats
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection, ConnectionStats
+from wsconnkit.protocol.connection import Connection
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.events import (
     Closed,
@@ -25,6 +25,7 @@ from wsconnkit.protocol.events import (
     PongReceived,
 )
 from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.log import (
     ConnectionLog,
     log_auth_failed,

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import ConnectionStats
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
 from wsconnkit.service.tally import Histogram, Limited, Tally, Totals, code_label
 

@@ -16,18 +16,17 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from enum import Enum
 
 from wsconnkit.machines.closecodes import CloseCode, may_send, truncate_reason
 from wsconnkit.machines.closing import Action, Closing, Input, State
 from wsconnkit.machines.compression import CompressionStats
 from wsconnkit.machines.deadlines import Deadlines
-from wsconnkit.machines.framesize import FrameSize, FrameSizeStats
+from wsconnkit.machines.framesize import FrameSize
 from wsconnkit.machines.heartbeat import Heartbeat
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams, Deflater, Inflater
+from wsconnkit.protocol.deflate import DeflateParams, Deflater, Inflater, deflate_pair
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import (
     Closed,
@@ -39,9 +38,11 @@ from wsconnkit.protocol.events import (
     PingReceived,
     PongReceived,
 )
-from wsconnkit.protocol.frames import Frame, FrameError, FrameReader, Opcode, Role, encode_frame, parse_close
+from wsconnkit.protocol.frames import Frame, FrameError, FrameReader, Opcode, Role, parse_close
+from wsconnkit.protocol.framewriter import FrameWriter
 from wsconnkit.protocol.outbox import Outbox, Put, Turn
 from wsconnkit.protocol.prepared import Content, PreparedMessage, payload_of
+from wsconnkit.protocol.stats import ConnectionStats
 
 MAX_CONTROL_PAYLOAD = 125
 """Bytes (RFC 6455, section 5.5)."""
@@ -71,25 +72,6 @@ class Timer(Enum):
     """The peer ended the connection behind messages in the same read, which may be answered first."""
 
 
-@dataclass(slots=True)
-class ConnectionStats:
-    """What one connection has carried; bytes are those on the wire."""
-
-    frames: FrameSizeStats
-    compression: CompressionStats
-    bytes_received: int = 0
-    bytes_sent: int = 0
-    messages_received: int = 0
-    messages_sent: int = 0
-    messages_discarded: int = 0
-    """Messages that were not read when we closed, or arrived after it."""
-    messages_dropped: int = 0
-    """Messages that the application gave us to send without waiting, and that were not sent."""
-    bytes_dropped: int = 0
-    """The sizes of those."""
-    stalls: int = 0
-
-
 class Connection:
     """The protocol of one connection, without I/O (RFC 6455, RFC 7692).
 
@@ -108,7 +90,6 @@ class Connection:
         "_close_timeout",
         "_closing",
         "_deadlines",
-        "_deflater",
         "_eof_behind_data",
         "_error",
         "_events",
@@ -116,26 +97,21 @@ class Connection:
         "_heartbeat",
         "_held_at",
         "_held_end",
-        "_idle_is_due",
         "_idle_timeout",
         "_initiator",
         "_is_client",
         "_last_in",
         "_last_out",
         "_late_at",
-        "_message_at",
         "_messages_in_read",
         "_now",
-        "_output",
         "_pending_pong",
         "_random_bytes",
         "_rcvd_then_sent",
         "_reader",
         "_reading_paused",
-        "_sending",
-        "_sent_size",
+        "_writer",
         "_writing_paused",
-        "bytes_to_send",
         "close_info",
         "outbox",
         "stats",
@@ -161,21 +137,19 @@ class Connection:
 
         self._frame_size = frame_size = FrameSize(config.limits)
         self.stats = ConnectionStats(frame_size.stats, CompressionStats())
-        self._deflater: Deflater | None = None
+        compression = self.stats.compression
+        deflater: Deflater | None = None
         inflater: Inflater | None = None
         if deflate is not None and config.compression is not None:
-            self._deflater, inflater = _deflate_pair(config.compression, deflate, is_client=self._is_client)
-        self._reader = FrameReader(
-            role, frame_size, inflater=inflater, stats=self.stats.compression.inbound if inflater else None
-        )
+            deflater, inflater = deflate_pair(config.compression, deflate, is_client=self._is_client)
+        self._reader = FrameReader(role, frame_size, inflater=inflater, stats=compression.inbound if inflater else None)
+        self._writer = FrameWriter(role, deflater=deflater, stats=compression.outbound, random_bytes=random_bytes)
         self._reading_paused = False
         self._writing_paused = False
         self._pending_pong: bytes | None = None
         self.outbox = Outbox(config.queue, self.stats)
         """What waits until the transport has room; see there."""
         self._late_at: float | None = None
-        self._sending: Opcode | None = None
-        self._sent_size = 0
 
         self._closing = Closing()
         self._close_sent: CloseFrame | None = None
@@ -193,14 +167,10 @@ class Connection:
 
         self._heartbeat = Heartbeat(config.heartbeat, now=now, new_payload=random_bytes)
         self._deadlines: Deadlines[Timer] = Deadlines()
-        self._message_at = now
-        self._idle_is_due = False
         self._events: deque[Event] = deque()
-        self._output: list[bytes] = []
-        self.bytes_to_send = 0
-        """Bytes that `data_to_send` would return now."""
         self.transport = Transport.OPEN
         """What the adapter must do with the socket."""
+        self._restart_idle()
         if trailing_data:
             self.receive_data(trailing_data, now)
 
@@ -267,15 +237,16 @@ class Connection:
             opcode, payload = payload_of(message)  # type: ignore[arg-type]
         if self._closing.state is not State.OPEN:
             raise LocalProtocolError(f"cannot send a message in state {self._closing.state.name}; it must be OPEN")
-        if self._sending is not None or not final:
-            self._send_fragment(opcode, payload, final)
+        if not final or self._writer.unfinished is not None:
+            self._writer.write_fragment(opcode, payload, final=final)
         elif prepared is not None:
-            self._send_prepared(prepared)
+            self._writer.write_prepared(prepared)
         else:
-            self._send_whole(opcode, payload)
+            self._writer.write_message(opcode, payload)
         if final:
             self.stats.messages_sent += 1
-        self._message_at = self._now
+        if self._idle_timeout is not None:
+            self._restart_idle()
         return len(payload)
 
     def send_shared(self, message: PreparedMessage, now: float) -> bytes | None:
@@ -284,15 +255,14 @@ class Connection:
         That costs less than `send` and `data_to_send`, but only servers can that compress without context takeover
         or not at all, while the connection is open and there is nothing else to send.
         """
-        deflater = self._deflater
-        is_shared = not self._is_client and (deflater is None or deflater.settings is not None)
-        if not is_shared or self._output or self._sending is not None or self._closing.state is not State.OPEN:
-            return None
-        self._tick(now)
-        self._message_at = self._last_out = self._now
-        frame = message.frame(self._deflate(message))
-        self.stats.messages_sent += 1
-        self.stats.bytes_sent += len(frame)
+        frame = self._writer.share(message) if self._closing.state is State.OPEN else None
+        if frame is not None:
+            self._tick(now)
+            self._last_out = self._now
+            self.stats.messages_sent += 1
+            self.stats.bytes_sent += len(frame)
+            if self._idle_timeout is not None:
+                self._restart_idle()
         return frame
 
     @property
@@ -312,7 +282,7 @@ class Connection:
             message = PreparedMessage(message)
         if self._closing.state is not State.OPEN:
             return False
-        if self.is_clear and self._sending is None:
+        if self.is_clear and self._writer.unfinished is None:
             self.send(message, now)
             return True
         put = self.outbox.put(message, self._now)
@@ -348,7 +318,7 @@ class Connection:
         """
         self._tick(now)
         sizes: list[int] = []
-        if self._closing.state is State.OPEN and self._sending is None and not self._writing_paused:
+        if self._closing.state is State.OPEN and not self._writing_paused and self._writer.unfinished is None:
             while self.bytes_to_send < _BATCH and (message := self.outbox.take()) is not None:
                 sizes.append(self.send(message, now))
             self._watch_age()
@@ -370,7 +340,7 @@ class Connection:
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise LocalProtocolError(f"ping payload of {len(payload)} bytes; at most {MAX_CONTROL_PAYLOAD} are allowed")
         self._heartbeat.on_ping_sent(payload, self._now)
-        self._write(Opcode.PING, payload)
+        self._writer.write_control(Opcode.PING, payload)
         return payload
 
     def close(self, code: int, reason: str, now: float, *, cause: Cause = Cause.LOCAL_CLOSE) -> None:
@@ -388,6 +358,7 @@ class Connection:
         self._tick(now)
         self._reading_paused = True
         self._heartbeat.reading_paused(self._now)
+        self._deadlines.clear(Timer.IDLE)  # what the application has not read yet may be a message
 
     def reading_resumed(self, now: float) -> None:
         """The adapter reads again; `events` may have more at once."""
@@ -395,7 +366,7 @@ class Connection:
         if self._reading_paused:
             self._reading_paused = False
             self._heartbeat.reading_resumed(self._now)
-            self._message_at = self._now
+            self._restart_idle()
 
     def writing_paused(self, now: float) -> None:
         """Bytes are stuck in the adapter's buffer: messages wait, pongs are held back, and no pong is waited for."""
@@ -420,23 +391,24 @@ class Connection:
             self._writing_paused = False
             self._heartbeat.writing_resumed(self._now)
             if self._pending_pong is not None and self._closing.state is State.OPEN:
-                self._write(Opcode.PONG, self._pending_pong)
+                self._writer.write_control(Opcode.PONG, self._pending_pong)
             self._pending_pong = None
             self.outbox.unstuck()
             self._watch_age()
 
     # What goes out.
 
+    @property
+    def bytes_to_send(self) -> int:
+        """Bytes that `data_to_send` would return now."""
+        return self._writer.size
+
     def data_to_send(self) -> bytes:
         """Return the bytes to send and forget them; pongs and Close frames are in it."""
-        output = self._output
-        if not output:
-            return b""
-        data = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
-        self.bytes_to_send = 0
-        self.stats.bytes_sent += len(data)
-        self._last_out = self._now
+        data = self._writer.data_to_send()
+        if data:
+            self.stats.bytes_sent += len(data)
+            self._last_out = self._now
         return data
 
     # Time.
@@ -453,9 +425,6 @@ class Connection:
             beat = self._heartbeat.next_timeout()
             if beat is not None and (upcoming is None or beat < upcoming[1]):
                 upcoming = Timer.HEARTBEAT, beat
-            idle = None if self._idle_is_due else self._idle_at
-            if idle is not None and (upcoming is None or idle < upcoming[1]):
-                upcoming = Timer.IDLE, idle
         return upcoming
 
     def next_timeout(self) -> float | None:
@@ -476,11 +445,6 @@ class Connection:
             return
         if state is State.OPEN:
             self._beat()
-        idle_at = self._idle_at
-        if idle_at is not None and idle_at <= self._now and not self._idle_is_due:
-            # No verdict yet: a message may have arrived while we were away.
-            self._idle_is_due = True
-            self._deadlines.set(Timer.IDLE, idle_at)
         for timer in self._deadlines.handle_timeout(self._now):
             if timer is Timer.CLOSE:
                 self._act(Input.TIMEOUT)
@@ -490,10 +454,7 @@ class Connection:
                     self._end_slow("nothing was read for too long")
                 self._watch_age()
             else:
-                self._idle_is_due = False
-                idle_at = self._idle_at
-                if idle_at is not None and idle_at <= self._now:
-                    self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
+                self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
 
     # What is.
 
@@ -518,12 +479,10 @@ class Connection:
         if now > self._now:
             self._now = now
 
-    @property
-    def _idle_at(self) -> float | None:
-        """When the application will have been silent for too long; what it has not read yet may be a message."""
-        if self._idle_timeout is None or self._reading_paused or self._closing.state is not State.OPEN:
-            return None
-        return self._message_at + self._idle_timeout
+    def _restart_idle(self) -> None:
+        """A message has come or gone, or can come again: the idle timeout begins anew."""
+        if self._idle_timeout is not None and not self._reading_paused and self._closing.state is State.OPEN:
+            self._deadlines.set(Timer.IDLE, self._now + self._idle_timeout)
 
     @property
     def _can_read(self) -> bool:
@@ -557,8 +516,9 @@ class Connection:
                 self.stats.messages_discarded += frame.fin
                 return
             self.stats.messages_received += frame.fin
-            self._message_at = self._now
             self._messages_in_read = True
+            if self._idle_timeout is not None:
+                self._restart_idle()
             self._events.append(Message(frame.payload, frame.size, frame.fin))
             return
         payload = frame.payload
@@ -594,7 +554,7 @@ class Connection:
             # Only the latest ping needs an answer (RFC 6455, section 5.5.3), so a flood costs no memory.
             self._pending_pong = payload
         else:
-            self._write(Opcode.PONG, payload)
+            self._writer.write_control(Opcode.PONG, payload)
 
     def _note_stall(self, late_by: float) -> None:
         self.stats.stalls += 1
@@ -605,7 +565,7 @@ class Connection:
         if beat.late_by:
             self._note_stall(beat.late_by)
         if beat.ping is not None:
-            self._write(Opcode.PING, beat.ping)
+            self._writer.write_control(Opcode.PING, beat.ping)
             self._events.append(HeartbeatPinged(beat.missed))
         if beat.dead:
             self._end(Input.GIVE_UP, CloseFrame(Cause.HEARTBEAT.code, "connection timeout"), Cause.HEARTBEAT)
@@ -638,7 +598,7 @@ class Connection:
 
     def _empty_outbox(self, *, is_in_order: bool) -> None:
         """Send what waits only for the turn of a sender, who will not have it; a Close frame waits for nothing else."""
-        if is_in_order and self._sending is None and not self._writing_paused:
+        if is_in_order and not self._writing_paused and self._writer.unfinished is None:
             for message in self.outbox.empty():
                 self.send(message, self._now)
         self.outbox.drop()
@@ -660,7 +620,7 @@ class Connection:
         self._close_sent = frame
         no_status = frame.code == CloseCode.NO_STATUS_RCVD
         payload = b"" if no_status else frame.code.to_bytes(2, "big") + frame.reason.encode()
-        self._write(Opcode.CLOSE, payload)
+        self._writer.write_control(Opcode.CLOSE, payload)
 
     def _finish(self, phase: State) -> None:
         self.transport = Transport.ABORT
@@ -677,63 +637,6 @@ class Connection:
         )
         self._events.append(Closed(self.close_info))
 
-    def _send_whole(self, opcode: Opcode, payload: bytes) -> None:
-        size = len(payload)
-        compressed = None
-        if self._deflater is not None and self._deflater.wants(size):
-            compressed = self._deflater.compress(payload)
-        if compressed is None:
-            self.stats.compression.outbound.on_uncompressed(size)
-            self._write(opcode, payload)
-        else:
-            self.stats.compression.outbound.on_compressed(before=size, after=len(compressed))
-            self._write(opcode, compressed, compressed=True)
-
-    def _send_prepared(self, message: PreparedMessage) -> None:
-        deflater = self._deflater
-        deflated = self._deflate(message)
-        if self._is_client or (deflated is not None and deflater is not None and deflater.settings is None):
-            payload = message.payload if deflated is None else deflated
-            self._write(message.opcode, payload, compressed=deflated is not None)
-        else:
-            data = message.frame(deflated)
-            self._output.append(data)
-            self.bytes_to_send += len(data)
-
-    def _deflate(self, message: PreparedMessage) -> bytes | None:
-        """Return the message as it is to be sent, None for unchanged, and count it."""
-        deflater = self._deflater
-        size = message.size
-        deflated = message.deflate(deflater) if deflater is not None and deflater.wants(size) else None
-        outbound = self.stats.compression.outbound
-        if deflated is None:
-            outbound.on_uncompressed(size)
-        else:
-            outbound.on_compressed(before=size, after=len(deflated))
-        return deflated
-
-    def _send_fragment(self, opcode: Opcode, payload: bytes, final: bool) -> None:
-        if self._sending is None:
-            frame_opcode = opcode
-        elif self._sending is opcode:
-            frame_opcode = Opcode.CONTINUATION
-        else:
-            raise LocalProtocolError(
-                f"a {opcode.name} fragment cannot go on a {self._sending.name} message; send its last fragment first"
-            )
-        self._sending = None if final else opcode
-        self._sent_size += len(payload)
-        if final:
-            self.stats.compression.outbound.on_uncompressed(self._sent_size)
-            self._sent_size = 0
-        self._write(frame_opcode, payload, fin=final)
-
-    def _write(self, opcode: Opcode, payload: bytes, *, fin: bool = True, compressed: bool = False) -> None:
-        mask = self._random_bytes(4) if self._is_client else None
-        data = encode_frame(opcode, payload, fin=fin, compressed=compressed, mask=mask)
-        self._output.append(data)
-        self.bytes_to_send += len(data)
-
 
 def check_close(code: object, reason: object) -> None:
     """Raise LocalProtocolError when `code` or `reason` may not be sent (RFC 6455, section 7.4)."""
@@ -743,13 +646,3 @@ def check_close(code: object, reason: object) -> None:
         )
     if not isinstance(reason, str):
         raise LocalProtocolError(f"close reason is of type {type(reason).__name__}; it must be str")
-
-
-def _deflate_pair(config: CompressionConfig, agreed: DeflateParams, *, is_client: bool) -> tuple[Deflater, Inflater]:
-    server = agreed.server_max_window_bits, not agreed.server_no_context_takeover
-    client = agreed.client_max_window_bits, not agreed.client_no_context_takeover
-    (out_bits, out_takeover), (in_bits, in_takeover) = (client, server) if is_client else (server, client)
-    return (
-        Deflater(config, window_bits=out_bits, context_takeover=out_takeover),
-        Inflater(window_bits=in_bits, context_takeover=in_takeover),
-    )

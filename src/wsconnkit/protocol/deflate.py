@@ -267,3 +267,14 @@ class Inflater:
 
     def _window(self) -> bytes:
         return b"".join(self._history)[-(1 << self._bits) :]
+
+
+def deflate_pair(config: CompressionConfig, agreed: DeflateParams, *, is_client: bool) -> tuple[Deflater, Inflater]:
+    """Return what compresses one side's messages and inflates the other's, as the opening handshake agreed."""
+    server = agreed.server_max_window_bits, not agreed.server_no_context_takeover
+    client = agreed.client_max_window_bits, not agreed.client_no_context_takeover
+    (out_bits, out_takeover), (in_bits, in_takeover) = (client, server) if is_client else (server, client)
+    return (
+        Deflater(config, window_bits=out_bits, context_takeover=out_takeover),
+        Inflater(window_bits=in_bits, context_takeover=in_takeover),
+    )

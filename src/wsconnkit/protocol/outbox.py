@@ -15,13 +15,10 @@ from __future__ import annotations
 
 from collections import deque
 from enum import Enum
-from typing import TYPE_CHECKING
 
 from wsconnkit.protocol.config import QueueConfig, SlowConsumer
 from wsconnkit.protocol.prepared import PreparedMessage
-
-if TYPE_CHECKING:
-    from wsconnkit.protocol.connection import ConnectionStats
+from wsconnkit.protocol.stats import ConnectionStats
 
 OVERHEAD = 128
 """Bytes that a message which waits takes besides its payload, about."""

@@ -8,8 +8,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, HeartbeatPinged, HeartbeatStalled
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.tokens import redact
 
 _connection = logging.getLogger("wsconnkit.connection")

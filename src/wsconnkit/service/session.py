@@ -9,8 +9,8 @@ from typing import TypeAlias
 from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.events import Closed, Event
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Admission
 from wsconnkit.service.envelope import encode_envelope, error_reply, parse_envelope, request_id_of
 from wsconnkit.service.log import ConnectionLog

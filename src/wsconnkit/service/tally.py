@@ -21,8 +21,8 @@ from typing import Literal, TypeAlias
 
 from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
-from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.events import Event, HeartbeatPinged, HeartbeatStalled, PongReceived
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
 
 Limited: TypeAlias = Literal["upgrade", "message"]

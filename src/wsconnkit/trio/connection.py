@@ -14,10 +14,10 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection as Core
-from wsconnkit.protocol.connection import ConnectionStats
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
 from wsconnkit.protocol.events import Closed, Event, PongReceived
 from wsconnkit.protocol.prepared import Content, PreparedMessage
+from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import Principal
