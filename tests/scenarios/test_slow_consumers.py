@@ -87,9 +87,12 @@ def test_a_broadcast_keeps_its_place_behind_what_was_sent_in_the_same_turn(drive
             await server.recv()
             if kind == "send":
                 await server.send("before")
-            else:
-                start(server.ping if kind == "ping" else server.close)
+            elif kind == "ping":
+                start(server.ping)
                 await driver.turn()
+            else:
+                start(server.close)
+                await driver.until(lambda: server.state is not State.OPEN)
             taken = driver.adapter.broadcast([server], "behind")
             assert taken == (kind != "close")
             if kind == "send":

@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_a
 
 from wsconnkit.protocol.errors import LocalProtocolError, WsconnkitError
 from wsconnkit.service.envelope import encode_envelope, error_reply
-from wsconnkit.service.requests import Answer, PendingRequests, RequestTimeout
+from wsconnkit.service.requests import Answer, PendingRequests, RequestTimeout, check_timeout
 
 NOW = 1700000000.0
 
@@ -209,3 +209,15 @@ def test_agrees_with_a_naive_model_whatever_the_order_of_calls() -> None:
     run_state_machine_as_test(
         PendingAgainstAModel, settings=settings(max_examples=60, stateful_step_count=30, deadline=None)
     )
+
+
+@pytest.mark.parametrize("value", [-1, -0.001, float("nan"), float("inf"), -float("inf")])
+def test_a_timeout_is_finite_and_not_negative(value: float) -> None:
+    with pytest.raises(ValueError, match="it must be a finite number of seconds, at least 0, or None") as caught:
+        check_timeout(value)
+    assert str(caught.value).startswith(f"timeout is {value!r};")
+
+
+@pytest.mark.parametrize("value", [None, 0, 0.5, 1e9])
+def test_a_timeout_may_be_any_other_number_of_seconds_or_none(value: float | None) -> None:
+    check_timeout(value)
