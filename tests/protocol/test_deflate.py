@@ -22,6 +22,7 @@ from wsconnkit.protocol.deflate import (
     Inflater,
     client_accept,
     client_offer,
+    deflate_pair,
     server_accept,
 )
 from wsconnkit.protocol.http import ExtensionOffer, parse_extensions
@@ -398,6 +399,26 @@ def test_both_sides_understand_the_same_whatever_their_settings(
     assert agreed.client_no_context_takeover == (
         not (client.client_context_takeover and server.client_context_takeover)
     )
+
+
+@pytest.mark.parametrize(
+    ("client_takes_over", "server_takes_over"), [(False, False), (False, True), (True, False), (True, True)]
+)
+def test_what_one_side_compresses_the_other_inflates(client_takes_over: bool, server_takes_over: bool) -> None:
+    agreed = DeflateParams(not server_takes_over, not client_takes_over, 10, 12)
+    client, server = (deflate_pair(CompressionConfig(), agreed, is_client=is_client) for is_client in (True, False))
+    text = bytes(range(256)) * 8
+    for (deflater, _), (_, inflater), takes_over in (
+        (client, server, client_takes_over),
+        (server, client, server_takes_over),
+    ):
+        sizes = []
+        for _ in range(2):
+            payload = deflater.compress(text)
+            assert payload is not None
+            sizes.append(len(payload))
+            assert inflated(inflater, payload) == text
+        assert (sizes[1] < sizes[0]) == takes_over
 
 
 # Compressing.
