@@ -211,12 +211,14 @@ def test_a_refused_connection_is_told_in_one_line(run: Any) -> None:
     assert failed(run("connect", f"{uri}?token=s3cret")) == f"cannot connect to {uri}: Connection refused"
 
 
-@pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b"])
-def test_a_host_that_does_not_exist_is_told_in_one_line(run: Any, host: str) -> None:
-    assert failed(run("connect", f"ws://{host}/?token=s3cret")).startswith(f"cannot connect to ws://{host}/: ")
+def test_a_host_that_does_not_exist_is_told_in_one_line(run: Any) -> None:
+    error = failed(run("connect", "ws://no-such-host.invalid/?token=s3cret"))
+    assert error.startswith("cannot connect to ws://no-such-host.invalid/: ")
 
 
-@pytest.mark.parametrize("uri", ["http://host/?token=s3cret", "ws://?token=s3cret", "nonsense?s3cret", "ws://h:x/"])
+@pytest.mark.parametrize(
+    "uri", ["http://host/?token=s3cret", "ws://?token=s3cret", "nonsense?s3cret", "ws://h:x/", "ws://a..b/"]
+)
 def test_a_uri_that_is_none_is_told_in_one_line(run: Any, uri: str) -> None:
     assert "URI" in failed(run("connect", uri))
 

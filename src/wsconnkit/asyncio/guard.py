@@ -59,7 +59,7 @@ class Guard:
 
     def _carry_out(self, action: Action) -> None:
         if isinstance(action, Reply):
-            self._connection.send_if_ready(action.text)
+            self._connection.send_nowait(action.text)
         elif isinstance(action, Renew):
             self._stop_renewing()  # which can only wait for a peer that does not read its answer
             self._renewing = self._loop.create_task(self._renew(action))

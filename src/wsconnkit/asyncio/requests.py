@@ -40,7 +40,7 @@ class Requests:
             return await answer
         except (asyncio.CancelledError, RequestTimeout):
             if is_sent and kind == "request":
-                self._connection.send_if_ready(self.pending.cancel_text(request_id, time.time()))
+                self._connection.send_nowait(self.pending.cancel_text(request_id, time.time()))
             raise
         finally:
             if timer is not None:

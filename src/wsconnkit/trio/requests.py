@@ -42,7 +42,7 @@ class Requests:
             raise RequestTimeout(f"the request was not answered within {timeout:g} s")
         except (trio.Cancelled, RequestTimeout):
             if is_sent and kind == "request":
-                self._connection.send_if_ready(self.pending.cancel_text(request_id, time.time()))
+                self._connection.send_nowait(self.pending.cancel_text(request_id, time.time()))
             raise
         finally:
             del self._waiting[request_id]

@@ -47,7 +47,7 @@ class _Calls:
             self._scopes[todo.request_id].cancel()
         elif isinstance(todo, Reply):
             # Not waiting for a peer that does not read: it may wait in turn until we read its answers.
-            self._ws.send_if_ready(todo.text)
+            self._ws.send_nowait(todo.text)
         elif isinstance(todo, Pass):
             assert self._router.on_message is not None  # or it would be answered with an error
             await self._router.on_message(self._ws, todo.message)
