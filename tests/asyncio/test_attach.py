@@ -20,6 +20,7 @@ from wsconnkit.machines.framesize import MIB, FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.deflate import CompressionConfig
+from wsconnkit.protocol.errors import ConnectionClosedError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import agree, check_upgrade
@@ -328,5 +329,37 @@ def test_what_breaks_the_protocol_behind_the_request_is_told(run: Run) -> None:
             ws = await site.connections.get()
             await ws.wait_closed()
             assert (info(ws).code, info(ws).cause) == (1002, Cause.PROTOCOL_ERROR)
+
+    run(main())
+
+
+def test_a_transport_that_has_ended_gives_a_connection_that_has(run: Run) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        ended = loop.create_future()
+
+        class Ended(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                self._transport = cast(asyncio.Transport, transport)
+                self._transport.abort()
+
+            def connection_lost(self, exc: Exception | None) -> None:
+                ended.set_result(self._transport)
+
+        server = await loop.create_server(Ended, "127.0.0.1", 0)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
+        address = "127.0.0.1"
+        head, *_ = upgrade_request(address).decode("latin-1").partition("\r\n\r\n")
+        headers = Headers(tuple(line.split(": ", 1)) for line in head.split("\r\n")[1:])  # type: ignore[misc]
+        request = check_upgrade("GET", "/", "1.1", headers)
+        assert not isinstance(request, Response)
+        ws = attach(await ended, request, agree(request, CONFIG), config=CONFIG)
+        with pytest.raises(ConnectionClosedError):
+            await ws.recv()
+        await ws.close()
+        assert info(ws).cause is Cause.TRANSPORT_LOST
+        writer.close()
+        server.close()
+        await server.wait_closed()
 
     run(main())

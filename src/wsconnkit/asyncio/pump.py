@@ -68,11 +68,15 @@ class Pump(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over a transport that is ready for WebSocket frames."""
-        self.transport = transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
-        tune(transport)
-        self._writer.begin(transport)
-        if not transport.is_reading():
-            transport.resume_reading()
+        transport = cast(asyncio.Transport, transport)  # uvloop's is of a class of its own
+        if transport.is_closing():
+            self.loop.call_soon(self.connection_lost, None)  # nobody tells whoever comes after the end
+        else:
+            self.transport = transport
+            tune(transport)
+            self._writer.begin(transport)
+            if not transport.is_reading():
+                transport.resume_reading()
         self.pump()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
