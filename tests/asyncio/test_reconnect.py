@@ -241,6 +241,23 @@ def test_one_connection_can_have_its_token_from_a_function_too(run_virtual: Run,
     run_virtual(main())
 
 
+def test_a_function_for_the_token_that_runs_out_of_its_time_is_asked_again(run_virtual: Run) -> None:
+    async def main() -> None:
+        asked = 0
+
+        async def token() -> str:
+            nonlocal asked
+            asked += 1
+            await asyncio.wait_for(asyncio.Event().wait(), 5)
+            raise AssertionError
+
+        with pytest.raises(TimeoutError, match="no token"):
+            await Following()("ws://127.0.0.1:1/", token=token)
+        assert asked == 11
+
+    run_virtual(main())
+
+
 @pytest.mark.parametrize(
     ("error", "times"), [(OSError("the token server is not there"), 11), (KeyError("my bug"), 1), (None, 1)]
 )

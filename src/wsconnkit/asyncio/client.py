@@ -83,7 +83,10 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
         self._connection: Connection | None = None
 
     async def _open(self, *, refresh: bool = False) -> Connection:
-        await self._approach.renew_token(refresh=refresh)
+        try:
+            await self._approach.renew_token(refresh=refresh)
+        except asyncio.TimeoutError as error:  # before Python 3.11 not the built-in one
+            raise TimeoutError("no token within the time that its function has") from error
         loop = asyncio.get_running_loop()
         handshake = self._approach.handshake(loop.time())
         done: asyncio.Future[Connection] = loop.create_future()
