@@ -780,6 +780,21 @@ def test_the_close_timeout_ends_each_closing(role: Role, phase: State) -> None:
     assert connection.next_timeout() is None
 
 
+def test_an_answer_that_is_stuck_behind_what_the_peer_does_not_read_is_no_clean_end() -> None:
+    connection = Connection(Role.SERVER, ConnectionConfig(heartbeat=None), now=0.0)
+    connection.send("a message", 0.0)
+    connection.data_to_send()
+    connection.writing_paused(0.0)
+    fed(connection, wire(Role.SERVER, CLOSE, close_payload(1000)), 1.0)
+    connection.data_to_send()
+    connection.handle_timeout(6.0)
+    connection.handle_timeout(7.0)
+    info = connection.close_info
+    assert info is not None
+    assert (info.code, info.cause, info.sent) == (1000, Cause.PEER_CLOSE, (1000, ""))
+    assert (info.clean, info.ok) == (False, False)
+
+
 def test_a_peer_that_answers_our_close_does_not_restart_the_timeout() -> None:
     connection = opened()
     connection.close(1000, "", 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
@@ -273,5 +274,25 @@ def test_what_a_block_raises_goes_on_as_it_is_and_the_connection_is_closed(drive
         with pytest.raises(ValueError, match="out of the blue"):
             await block()
         assert info(arrivals.connections[0]).clean
+
+    driver.run(main)
+
+
+def test_callbacks_of_the_application_stand_in_nobodys_way(driver: Driver) -> None:
+    async def main() -> None:
+        called: list[str] = []
+
+        async def handler(ws: Any) -> None:
+            for name in ("first", "second"):
+                ws.call_when_closed(partial(called.append, name))
+            await ws.wait_closed()
+            ws.call_when_closed(partial(called.append, "late"))
+
+        async with driver.serve(handler) as server:
+            async with driver.connect(server):
+                pass
+            await driver.until(lambda: not len(server.connections))
+            await driver.until(lambda: len(called) == 3)
+        assert called == ["first", "second", "late"]
 
     driver.run(main)

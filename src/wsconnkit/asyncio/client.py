@@ -158,9 +158,7 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             else:
                 try:
                     reconnect.on_open(loop.time())
-                    ws.on_closed = lambda: reconnect.on_close(loop.time())
-                    if ws.close_info is not None:
-                        ws.on_closed()  # the end came with the answer to the handshake
+                    ws.call_when_closed(lambda: reconnect.on_close(loop.time()))
                     yield ws
                 finally:
                     left = ws.state is State.OPEN

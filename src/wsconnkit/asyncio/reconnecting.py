@@ -183,7 +183,7 @@ class ReconnectingClient:
             if not tells_only_of(error, ws.close_info):
                 raise
             return
-        ws.on_closed = self._notify
+        ws.call_when_closed(self._notify)
         self._ws = ws
         self._inbound.append(ws)
         self._notify()

@@ -163,7 +163,7 @@ class Server:
     def on_connection(self, ws: Connection, session: Session) -> None:
         """Run the handler for a connection that was let in; a `Reception` calls this."""
         guard = Guard(ws, session, self._authentication, timeout=self._config.handshake.timeout)
-        ws.on_closed = partial(self._on_closed, session, guard)
+        ws.call_when_closed(partial(self._on_closed, session, guard))
         task = self._loop.create_task(self._run_handler(ws), name=f"wsconnkit-{ws.id}")
         self._handlers[task] = ws
         task.add_done_callback(self._handlers.pop)

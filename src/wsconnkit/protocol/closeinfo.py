@@ -73,7 +73,7 @@ class CloseInfo:
     initiator: who began the end.
     phase: the state in which the transport ended; CLOSE_EXCHANGED after a complete closing handshake.
     sent, rcvd: the Close frames, None where there was none.
-    rcvd_then_sent: their order when both passed, else None.
+    rcvd_then_sent: their order when both passed, else None; ours has not while the peer did not read what is before it.
     error: what the operating system said of the transport, or None.
     last_byte_in_age, last_byte_out_age: seconds between the last byte in that direction and the end.
     """

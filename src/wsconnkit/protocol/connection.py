@@ -630,7 +630,8 @@ class Connection:
             phase=phase,
             sent=self._close_sent,
             rcvd=self._close_rcvd,
-            rcvd_then_sent=self._rcvd_then_sent,
+            # What is stuck at the end takes our Close frame with it, which is the last of it.
+            rcvd_then_sent=None if self._writing_paused else self._rcvd_then_sent,
             error=self._error,
             last_byte_in_age=self._now - self._last_in,
             last_byte_out_age=self._now - self._last_out,

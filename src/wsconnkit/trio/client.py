@@ -190,9 +190,7 @@ class Connections:
         except BaseException:  # nobody will ask for the next one
             self.leave()
             raise
-        ws.on_closed = lambda: reconnect.on_close(trio.current_time())
-        if ws.close_info is not None:
-            ws.on_closed()  # the end came with the answer to the handshake
+        ws.call_when_closed(lambda: reconnect.on_close(trio.current_time()))
 
     def leave(self) -> None:
         """Begin to close the connection there is."""

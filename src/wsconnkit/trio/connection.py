@@ -2,28 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager
 from typing import Any
-from uuid import uuid4
 
 import trio
 from typing_extensions import Self
 
-from wsconnkit.machines.closing import State
-from wsconnkit.protocol.closeinfo import Cause, CloseInfo
+from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
-from wsconnkit.protocol.events import Closed, Event, PongReceived
+from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
 from wsconnkit.protocol.prepared import Content, PreparedMessage
-from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
-from wsconnkit.service.log import ConnectionLog
-from wsconnkit.service.principal import Principal
+from wsconnkit.service.baseconnection import BaseConnection
 from wsconnkit.service.screen import Judge, Screen
 from wsconnkit.service.session import Session
-from wsconnkit.service.tokens import secrets_of
+from wsconnkit.service.streaming import MessageFrames
 from wsconnkit.trio.draining import Draining
 from wsconnkit.trio.pings import Pings
 from wsconnkit.trio.pump import Pump
@@ -31,7 +27,7 @@ from wsconnkit.trio.requests import Requests
 from wsconnkit.trio.transport import addresses
 
 
-class Connection:
+class Connection(BaseConnection):
     """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
 
     One task may receive, any number may send, ping and close. All calls are checkpoints; a cancelled one leaves the
@@ -46,32 +42,17 @@ class Connection:
         agreement: Agreement,
         session: Session | None = None,
     ) -> None:
-        self.log = session.log if session is not None else ConnectionLog(uuid4().hex, secrets=secrets_of(request))
-        """Where the connection's events go."""
-        self.upgrade_request = request
-        """The request that the client opened the connection with."""
-        self.response_headers = agreement.headers
-        """The headers of the server's answer to it."""
-        self.subprotocol = agreement.subprotocol
-        """The subprotocol agreed on, or None."""
-        self._core = core
+        super().__init__(core, request, agreement, session)
         self._pump = Pump(core, config.queue, on_frames=self._on_frames, on_event=self._on_event)
         self._inbox = self._pump.inbox
         self._receiver: trio.Event | None = None
         self._pings = Pings(self._pump)
-        self._session = session
         self._screen: Screen | None = None
         self._requests: Requests | None = None
         self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.tally.sent.observe
         self._pump.on_size = None if session is None else session.tally.received.observe
         self.draining = Draining(self)
         """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
-        self.on_closed: Callable[[], None] = lambda: None
-        """Called when the connection ends."""
-        self.remote_address: Any = None
-        """The peer's address as the socket has it."""
-        self.local_address: Any = None
-        """Our address as the socket has it."""
 
     async def run(self, stream: trio.abc.Stream, farewell: Cause = Cause.LOCAL_CLOSE) -> None:
         """Live on a stream whose opening handshake is done, to the end; `serve`, `connect` and `attach` call this.
@@ -82,44 +63,9 @@ class Connection:
         await self._pump.run(stream, lambda: self.start_close(farewell.code, "", farewell))
 
     @property
-    def id(self) -> str:
-        """A unique name, for logs and for `server.connections`."""
-        return self.log.connection_id
-
-    @property
-    def principal(self) -> Principal | None:
-        """Who the connection belongs to; None without authentication."""
-        return None if self._session is None else self._session.principal
-
-    @property
-    def state(self) -> State:
-        """Where the connection stands."""
-        return self._core.state
-
-    @property
-    def latency(self) -> float | None:
-        """Seconds from the last answered ping to its pong; None before the first."""
-        return self._core.latency
-
-    @property
-    def stats(self) -> ConnectionStats:
-        """What the connection has carried so far."""
-        return self._core.stats
-
-    @property
-    def close_info(self) -> CloseInfo | None:
-        """How the connection ended; None until then."""
-        return self._core.close_info
-
-    @property
     def queued_bytes(self) -> tuple[int, int]:
         """Bytes that wait for the application, and for the network."""
         return self._inbox.size, self._pump.writer.unsent
-
-    @property
-    def is_healthy(self) -> bool:
-        """The connection is open and no ping of the heartbeat has gone unanswered since the last byte."""
-        return self._core.state is State.OPEN and not self._core.missed
 
     async def recv(self) -> str | bytes:
         """Return the next message; messages that arrived before the end are returned after it too.
@@ -134,20 +80,20 @@ class Connection:
             self._pump.resume_reading()
         return message
 
-    async def recv_streaming(self) -> AsyncIterator[str | bytes]:
-        """Yield the next message frame by frame, as the peer fragmented it; raises as `recv` does.
+    def recv_streaming(self) -> AsyncIterator[str | bytes]:
+        """Return an iterator over the frames of the next message, as the peer fragmented it; it raises as `recv` does.
 
         Texts come when they are whole where messages are looked at first: for rates, tokens and answers to requests.
         """
-        final = False
-        while not final:
-            await trio.lowlevel.checkpoint()
-            while (frame := self._inbox.get_frame()) is None:
-                await self._frames()
-            if not self._pump.reading:
-                self._pump.resume_reading()
-            final = frame.final
-            yield frame.data
+        return MessageFrames(self._recv_frame)
+
+    async def _recv_frame(self) -> Message:
+        await trio.lowlevel.checkpoint()
+        while (frame := self._inbox.get_frame()) is None:
+            await self._frames()
+        if not self._pump.reading:
+            self._pump.resume_reading()
+        return frame
 
     def __aiter__(self) -> Self:
         return self
@@ -271,7 +217,8 @@ class Connection:
             self.draining.on_closed(event.info)
             if self._requests is not None:
                 self._requests.on_closed(event.info)
-            self.on_closed()
+            for callback in self._on_closed:
+                callback()
 
     def screen_with(self, judge: Judge) -> None:
         """Show each message to `judge` before the application gets it."""
@@ -289,6 +236,7 @@ class Connection:
     async def _frames(self) -> None:
         """Wait until more may be in the inbox."""
         if self._core.close_info is not None:
+            await trio.lowlevel.checkpoint()
             raise connection_closed(self._core.close_info)
         if self._receiver is not None:
             raise ConcurrencyError("another task waits for messages of this connection already")

@@ -176,7 +176,7 @@ class Server:
     def on_connection(self, ws: Connection, session: Session) -> None:
         """Run the handler for a connection that was let in; a `Reception` calls this."""
         guard = Guard(ws, session, self._authentication, self._nursery, timeout=self._config.handshake.timeout)
-        ws.on_closed = partial(self._on_closed, session, guard)
+        ws.call_when_closed(partial(self._on_closed, session, guard))
         self._handlers[ws] = scope = trio.CancelScope()
         self._nursery.start_soon(self._run_handler, ws, scope, name=f"wsconnkit-{ws.id}")
 
