@@ -10,6 +10,8 @@ import uvloop
 from wsconnkit.asyncio import Connection
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
+from ..watchdog import run_watched
+
 Echo = Callable[[Connection], Awaitable[None]]
 
 
@@ -57,4 +59,4 @@ def run(loop: asyncio.AbstractEventLoop) -> Callable[[Coroutine[Any, Any, None]]
 @pytest.fixture
 def run_virtual(virtual_loop: VirtualTimeLoop) -> Callable[[Coroutine[Any, Any, None]], None]:
     """Run a coroutine to its end in virtual time."""
-    return virtual_loop.run_until_complete
+    return lambda main: run_watched(virtual_loop, main)

@@ -21,11 +21,14 @@ import wsconnkit.trio
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
+from ..watchdog import run_watched, watchdog
 from .pipes import MemoryListener
 
 Main = Callable[[], Coroutine[Any, Any, None]]
 CANCELLED = object()
 """How a task ended that was cancelled."""
+_PATIENCE = 30.0
+"""Real seconds after which what `until` waits for is not going to happen."""
 
 
 def port_of(server: Any) -> int:
@@ -120,7 +123,9 @@ class Driver(ABC):
 
     async def until(self, condition: Callable[[], Any]) -> None:
         """Wait without time passing until `condition()` is true."""
+        start = time.monotonic()
         while not condition():
+            assert time.monotonic() - start < _PATIENCE, "what is waited for does not happen"
             await self.turn()
 
     def seconds(self, seconds: float) -> float:
@@ -193,7 +198,7 @@ class AsyncioDriver(Driver):
         loop.set_exception_handler(lambda loop, context: problems.append(context))
         asyncio.set_event_loop(loop)
         try:
-            loop.run_until_complete(main())
+            run_watched(loop, main())
             loop.run_until_complete(loop.shutdown_asyncgens())
             for _ in range(3):  # transports that were closed say so in the next turns
                 loop.run_until_complete(asyncio.sleep(0))
@@ -320,7 +325,9 @@ class TrioDriver(Driver):
 
         async def checked() -> None:
             before = trio.lowlevel.current_statistics().tasks_living
-            await main()
+            token = trio.lowlevel.current_trio_token()
+            with trio.CancelScope() as scope, watchdog(lambda: token.run_sync_soon(scope.cancel)):
+                await main()
             await trio.sleep(10)  # connections of loops that were left take a close timeout at most
             assert trio.lowlevel.current_statistics().tasks_living == before
 
