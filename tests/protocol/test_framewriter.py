@@ -71,8 +71,10 @@ def test_messages_from_the_threshold_on_are_compressed(role: Role, context_takeo
             side.writer.write_prepared(PreparedMessage(text))
         else:
             side.writer.write_message(Opcode.TEXT, text.encode())
-    assert side.writer.size < 150
-    assert [payload for _, payload, _ in side.read()] == ["short", LONG, LONG]
+    size = side.writer.size
+    data = side.writer.data_to_send()
+    assert size == len(data) < 150
+    assert [payload for _, payload, _ in side.read(data)] == ["short", LONG, LONG]
     assert (side.stats.messages_uncompressed, side.stats.messages_compressed) == (1, 2)
     assert (side.stats.bytes_uncompressed, side.stats.bytes_before) == (5, 2000)
 
@@ -134,6 +136,9 @@ def test_fragments_make_one_message_and_are_never_compressed() -> None:
     assert (side.stats.messages_uncompressed, side.stats.bytes_uncompressed) == (1, 3000)
     side.writer.write_message(Opcode.TEXT, LONG.encode())
     assert side.read() == [(Opcode.TEXT, LONG, True)]
+    for number in range(3):
+        side.writer.write_fragment(Opcode.BINARY, b"ab", final=number == 2)
+    assert (side.stats.messages_uncompressed, side.stats.bytes_uncompressed) == (2, 3006)
 
 
 def test_a_fragment_of_another_type_is_refused_and_changes_nothing() -> None:
