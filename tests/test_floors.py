@@ -19,6 +19,8 @@ FLOORS = {
     "machines": 1,
     "protocol": 2,
     "service": 3,
+    # What adapters share and the core may not do.
+    "environment": 3,
     "observe": 4,
     "testing": 4,
     "asyncio": 4,
@@ -32,7 +34,7 @@ CORE = ["machines", "protocol", "service"]
 ADAPTERS = ["asyncio", "trio"]
 
 # Time, randomness and I/O come in as arguments.
-NOT_IN_THE_CORE = ["time", "datetime", "random", "asyncio", "trio", "socket"]
+NOT_IN_THE_CORE = ["time", "datetime", "random", "asyncio", "trio", "socket", "urllib.request"]
 EVENT_LOOPS = {"asyncio", "trio"}
 OPTIONAL = {
     "click",

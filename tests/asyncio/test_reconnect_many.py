@@ -118,7 +118,6 @@ def test_after_a_restart_all_are_back_in_time_and_come_spread_out(
             took = virtual_loop.time() - begin
             await server.close(1000)
             await crowd.end()
-        print(f"{len(crowd.attempts)} attempts, back in {took:.1f} s, largest share {crowd.largest_share:.3f}")
         assert crowd.opened == 2 * MANY
         assert took <= BACK_WITHIN
         assert crowd.largest_share <= SHARE

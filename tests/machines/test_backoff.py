@@ -33,15 +33,23 @@ def test_the_whole_window_is_random_from_the_first_attempt_on() -> None:
 
 
 def test_it_gives_up_after_ten_attempts_in_a_row() -> None:
-    assert [wait is None for wait in windows(BackoffConfig(), 12)] == [False] * 10 + [True] * 2
+    assert [wait is None for wait in windows(BackoffConfig(), 12)] == [False] * 9 + [True] * 3
 
 
 def test_without_a_limit_it_never_gives_up_nor_waits_longer_than_the_cap() -> None:
     assert windows(BackoffConfig(max_attempts=None), 5000)[-1] == 30.0
 
 
-def test_no_attempts_at_all_can_be_asked_for() -> None:
-    assert windows(BackoffConfig(max_attempts=0), 1) == [None]
+def test_one_attempt_only_can_be_asked_for() -> None:
+    assert windows(BackoffConfig(max_attempts=1), 1) == [None]
+
+
+def test_a_connection_that_lasted_is_followed_by_as_many_attempts_as_there_are() -> None:
+    backoff = Backoff(BackoffConfig(max_attempts=2, stable_after=30.0))
+    assert backoff.attempts == 1
+    backoff.on_open(0.0)
+    assert [backoff.on_failure(30.0, jitter=0.5) for _ in range(3)] == [1.0, 2.0, None]
+    assert backoff.attempts == 2
 
 
 def test_a_connection_that_lasted_starts_the_count_again() -> None:
@@ -51,7 +59,7 @@ def test_a_connection_that_lasted_starts_the_count_again() -> None:
     backoff.on_open(100.0)
     assert not backoff.is_stable(129.9)
     assert backoff.is_stable(130.0)
-    assert backoff.attempts == 3
+    assert backoff.attempts == 4
     assert backoff.on_failure(130.0, jitter=0.5) == 1.0
     assert backoff.attempts == 1
 
@@ -66,7 +74,7 @@ def test_a_connection_that_did_not_last_changes_nothing() -> None:
 
 
 def test_a_server_that_accepts_and_then_closes_is_given_up_as_one_that_refuses() -> None:
-    backoff = Backoff(BackoffConfig(max_attempts=2))
+    backoff = Backoff(BackoffConfig(max_attempts=3))
     for expected in (1.0, 2.0, None):
         backoff.on_open(0.0)
         assert backoff.on_failure(1.0, jitter=0.5) == expected
@@ -88,7 +96,7 @@ def test_what_the_application_does_after_the_end_is_not_counted_as_the_time_of_a
         backoff.on_close(begin + 500.0)
         assert not backoff.is_stable(begin + 600.0)
         backoff.on_failure(begin + 600.0, jitter=0.5)
-    assert backoff.attempts == 2
+    assert backoff.attempts == 3
     backoff.on_open(2000.0)
     backoff.on_close(2030.0)
     assert backoff.on_failure(2031.0, jitter=0.5) == 1.0
@@ -114,6 +122,25 @@ def test_time_that_goes_back_is_clamped() -> None:
     backoff.on_open(20.0)  # is at 100
     assert not backoff.is_stable(129.0)
     assert backoff.is_stable(130.0)
+
+
+def test_an_end_that_comes_before_its_beginning_is_clamped() -> None:
+    backoff = Backoff(BackoffConfig(stable_after=0.0))
+    backoff.on_open(100.0)
+    assert backoff.is_stable(50.0)
+    backoff.on_close(50.0)
+    assert backoff.is_stable(50.0)
+
+
+def test_a_connection_cannot_be_older_than_the_failure_before_it() -> None:
+    backoff = Backoff(BackoffConfig(stable_after=30.0))
+    backoff.on_failure(100.0, jitter=0.5)
+    backoff.on_open(20.0)
+    assert not backoff.is_stable(129.0)
+    backoff = Backoff(BackoffConfig(stable_after=30.0))
+    backoff.on_close(100.0)
+    backoff.on_open(20.0)
+    assert not backoff.is_stable(129.0)
 
 
 def test_asking_whether_it_is_stable_changes_nothing() -> None:
@@ -162,7 +189,7 @@ def test_many_clients_that_were_lost_at_once_come_back_spread_out() -> None:
         ({"cap": inf}, r"cap is inf; it must be a finite number of seconds, more than 0"),
         ({"cap": 0.5}, r"cap is 0\.5; it must be at least base, which is 1\.0"),
         ({"stable_after": -0.1}, r"stable_after is -0\.1; it must be a finite number of seconds, at least 0"),
-        ({"max_attempts": -1}, r"max_attempts is -1; it must be an integer of at least 0, or None for no end"),
+        ({"max_attempts": 0}, r"max_attempts is 0; it must be an integer of at least 1, or None for no end"),
         ({"max_attempts": 1.5}, r"max_attempts is 1\.5; "),
     ],
 )

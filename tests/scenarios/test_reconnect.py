@@ -134,13 +134,14 @@ def test_a_server_that_is_not_there_is_given_up_after_the_attempts_there_are(net
         start = network.now()
         with pytest.raises(ConnectionRefusedError):
             async for _ in network.adapter.connect(
-                f"ws://127.0.0.1:{port}/", backoff=backoff(network, 3), on_event=events.append
+                f"ws://127.0.0.1:{port}/", backoff=backoff(network, 4), on_event=events.append
             ):
                 pass
         assert network.now() - start >= 0.5 + 1 + 2
 
     network.run(main)
-    assert [type(event) for event in events] == [Retrying] * (len(events) - 1) + [Stopped]
+    assert [type(event) for event in events] == [Retrying] * 3 + [Stopped]
+    assert [event.attempts for event in events if isinstance(event, Stopped)] == [4]
 
 
 @pytest.mark.parametrize("step", [1000, 1008])
@@ -244,7 +245,7 @@ def test_a_body_that_takes_its_time_after_the_end_does_not_make_the_connection_o
         async def handler(ws: Any) -> None:
             await ws.close(1011)
 
-        short = BackoffConfig(base=network.seconds(1), max_attempts=3, stable_after=network.seconds(5))
+        short = BackoffConfig(base=network.seconds(1), max_attempts=4, stable_after=network.seconds(5))
         async with network.serve(handler, config=plain(network)) as server:
             connect = network.adapter.connect(uri(server), backoff=short, config=plain(network), on_event=events.append)
             with suppress(ConnectionClosedError):
@@ -254,7 +255,7 @@ def test_a_body_that_takes_its_time_after_the_end_does_not_make_the_connection_o
                     assert len(events) < 20
 
     network.run(main)
-    assert [event.attempt for event in events if isinstance(event, Retrying)] == [1, 2, 3]
+    assert [event.attempt for event in events if isinstance(event, Retrying)] == [2, 3, 4]
 
 
 class Peer:

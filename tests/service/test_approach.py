@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -15,26 +16,11 @@ from wsconnkit.service.approach import Approach
 from wsconnkit.service.reconnect import ReconnectEvent, Retrying, Stopped
 
 PROXY = Proxy(False, "p", 1)
+CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-@pytest.fixture(autouse=True)
-def environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http", "https", "ws", "wss", "all", "no", "socks"):
-        for spelling in (f"{name}_proxy", f"{name}_proxy".upper()):
-            monkeypatch.delenv(spelling, raising=False)
-
-
-def approach(uri: str = "ws://example.org/", **kwargs: Any) -> Approach:
-    usual: dict[str, Any] = {
-        "token": None,
-        "headers": (),
-        "subprotocols": (),
-        "config": None,
-        "proxy": True,
-        "has_ssl": False,
-        "has_transport": False,
-    }
-    return Approach(uri, **{**usual, **kwargs})
+def approach(uri: Any = "ws://example.org/", **kwargs: Any) -> Approach:
+    return Approach(uri, **kwargs)
 
 
 def renew(of: Approach, *, refresh: bool = False) -> None:
@@ -114,13 +100,12 @@ def test_a_token_is_text() -> None:
     ("kwargs", "error", "told"),
     [
         ({"uri": "http://example.org/"}, InvalidURI, "another scheme"),
-        ({"has_ssl": True}, ValueError, "ssl is given, but the URI has the scheme ws"),
+        ({"ssl": CONTEXT}, ValueError, "ssl is given, but the URI has the scheme ws; use wss, or leave ssl out"),
+        ({"server_hostname": "a"}, ValueError, "server_hostname is given, but the URI has the scheme ws"),
         ({"token": "a", "headers": {"authorization": "b"}}, ValueError, "token is given together with other"),
         ({"token": tokens(), "uri": "ws://ada@example.org/"}, ValueError, "token is given together with other"),
         ({"subprotocols": "chat"}, LocalProtocolError, "subprotocols is 'chat'"),
         ({"proxy": "socks5://p:1"}, InvalidProxy, "another scheme"),
-        ({"proxy": b"http://p:1"}, ValueError, "proxy is of type bytes; it must be a URL, True for"),
-        ({"proxy": 1}, ValueError, "proxy is of type int"),
         ({"proxy": "http://p:1", "has_transport": True}, ValueError, "proxy is given together with a transport"),
     ],
 )
@@ -129,33 +114,67 @@ def test_what_cannot_be_is_refused_at_once(kwargs: dict[str, Any], error: type[E
         approach(**kwargs)
 
 
-def test_the_proxy_is_the_one_given_or_the_environments_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("uri", "a str"),
+        ("token", "a str, an async function, or None"),
+        ("config", "a ConnectionConfig, or None"),
+        ("ssl", "an SSLContext, or None for the default one"),
+        ("proxy_ssl", "an SSLContext, or None for the default one"),
+        ("server_hostname", "a str, or None"),
+        ("proxy", "a URL, True for the environment's, or None"),
+        ("backoff", "a BackoffConfig, or None"),
+        ("should_retry", "a function, or None"),
+        ("on_event", "a function, or None"),
+    ],
+)
+def test_a_value_of_a_wrong_type_is_refused_at_once_and_not_quoted(name: str, wanted: str) -> None:
+    with pytest.raises(TypeError, match=f"^{name} is of type bytes; it must be {wanted}$"):
+        approach(**{name: b"secret"})
+
+
+def test_the_proxy_is_the_one_given_or_the_environments_or_none() -> None:
+    environment: dict[str, str] = {}
+
     def proxy(uri: str = "ws://example.org/", **kwargs: Any) -> Proxy | None:
-        return approach(uri, **kwargs).proxy("example.org", 80)
+        return approach(uri, **kwargs).proxy("example.org", 80, lambda: environment)
 
     assert proxy() is None
-    monkeypatch.setenv("http_proxy", "http://p:1")
+    environment["http"] = "http://p:1"
     assert proxy() == PROXY
     assert proxy(proxy="http://q:2") == Proxy(False, "q", 2)
     for without in (None, False):
         assert proxy(proxy=without) is None
     assert proxy(has_transport=True) is None
-    assert proxy("wss://example.org/", has_ssl=True) is None
+    assert proxy("wss://example.org/", ssl=CONTEXT) is None
 
 
-def test_where_it_really_leads_decides_whether_the_environments_proxy_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("http_proxy", "http://p:1")
-    monkeypatch.setenv("no_proxy", "inside.example.org:81")
-    assert approach().proxy("127.0.0.1", 80) is None
-    assert approach().proxy("inside.example.org", 81) is None
-    assert approach("ws://localhost/").proxy("example.org", 80) == PROXY
+def test_where_it_really_leads_decides_whether_the_environments_proxy_is_taken() -> None:
+    def environment() -> dict[str, str]:
+        return {"http": "http://p:1", "no": "inside.example.org:81"}
+
+    assert approach().proxy("inside.example.org", 81, environment) is None
+    assert approach("ws://localhost/").proxy("example.org", 80, environment) == PROXY
+
+
+@pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "app.localhost", "127.0.0.1", "127.8.8.8", "::1"])
+def test_this_machine_is_reached_without_asking_the_environment(host: str) -> None:
+    def environment() -> dict[str, str]:
+        raise AssertionError
+
+    assert approach().proxy(host, 80, environment) is None
+    assert approach(proxy="http://p:1").proxy(host, 80, environment) == PROXY
 
 
 def test_the_rules_for_coming_back_know_the_server_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
     events: list[ReconnectEvent] = []
-    rules = approach("wss://example.org:1/x?token=secret").reconnect(
-        BackoffConfig(max_attempts=1), should_retry=lambda error: isinstance(error, KeyError), on_event=events.append
-    )
+    rules = approach(
+        "wss://example.org:1/x?token=secret",
+        backoff=BackoffConfig(max_attempts=2),
+        should_retry=lambda error: isinstance(error, KeyError),
+        on_event=events.append,
+    ).reconnect()
     with caplog.at_level("INFO", "wsconnkit.client"):
         for error in (KeyError(), OSError()):
             rules.on_end(error, 0.0, jitter=0.5, wall_now=0.0)
@@ -165,5 +184,5 @@ def test_the_rules_for_coming_back_know_the_server_without_its_query(caplog: pyt
 
 @pytest.mark.parametrize(("token", "refresh"), [(None, False), ("a", False), (tokens(), True)])
 def test_a_refused_token_is_worth_another_attempt_where_there_is_a_function(token: Any, refresh: bool) -> None:
-    step = approach(token=token).reconnect(None).on_end(InvalidStatus(Response(401)), 0.0, jitter=0.5, wall_now=0.0)
+    step = approach(token=token).reconnect().on_end(InvalidStatus(Response(401)), 0.0, jitter=0.5, wall_now=0.0)
     assert isinstance(step, Retrying) is refresh

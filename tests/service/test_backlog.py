@@ -95,6 +95,14 @@ def test_what_is_in_hand_is_not_dropped_to_make_room() -> None:
     assert delivered(queue) == ["12345", "d"]
 
 
+def test_one_in_hand_where_only_one_may_wait_leaves_no_room_to_make() -> None:
+    queue = backlog(WhenFull.DROP_OLDEST, max_messages=1)
+    queue.put("a")
+    queue.take()
+    assert not queue.put("b")
+    assert (len(queue), queue.messages_dropped) == (1, 1)
+
+
 def test_the_newest_are_dropped() -> None:
     queue = backlog(WhenFull.DROP_NEWEST)
     assert [queue.put(message) for message in "1234"] == [True, True, True, False]

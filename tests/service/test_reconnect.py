@@ -80,18 +80,18 @@ AGAIN: list[Exception] = [
 
 @pytest.mark.parametrize("error", NEVER, ids=str)
 def test_what_can_never_work_stops_at_once(error: Exception) -> None:
-    assert ended(reconnect(), error) == Stopped(attempts=0, error=error)
+    assert ended(reconnect(), error) == Stopped(attempts=1, error=error)
 
 
 @pytest.mark.parametrize("error", AGAIN, ids=str)
 def test_what_may_work_later_is_tried_again_after_a_random_part_of_the_window(error: Exception) -> None:
-    assert ended(reconnect(), error) == Retrying(attempt=1, delay=1.0, refresh=False, error=error)
+    assert ended(reconnect(), error) == Retrying(attempt=2, delay=1.0, refresh=False, error=error)
     assert ended(reconnect(), error, jitter=0.0).delay == 0.0
 
 
 @pytest.mark.parametrize("initiator", [Initiator.PEER, Initiator.LOCAL])
 def test_a_close_with_1000_by_either_side_is_the_end_and_no_error(initiator: Initiator) -> None:
-    assert ended(reconnect(), closed(1000, initiator)) == Stopped(attempts=0, error=None)
+    assert ended(reconnect(), closed(1000, initiator)) == Stopped(attempts=1, error=None)
 
 
 @pytest.mark.parametrize("code", [1012, 1013])
@@ -116,18 +116,25 @@ def test_retry_after_of_a_proxy_counts_too() -> None:
 
 
 def test_it_gives_up_after_the_attempts_that_it_has_with_the_last_error() -> None:
-    policy = reconnect(BackoffConfig(max_attempts=2))
+    policy = reconnect(BackoffConfig(max_attempts=3))
     errors = [OSError(str(n)) for n in range(3)]
     steps = [ended(policy, error) for error in errors]
-    assert [step.attempt for step in steps[:2]] == [1, 2]
-    assert steps[2] == Stopped(attempts=2, error=errors[2])
+    assert [step.attempt for step in steps[:2]] == [2, 3]
+    assert steps[2] == Stopped(attempts=3, error=errors[2])
+
+
+def test_ten_attempts_are_made_in_a_row() -> None:
+    policy = reconnect()
+    steps = [ended(policy, OSError()) for _ in range(10)]
+    assert [type(step) for step in steps] == [Retrying] * 9 + [Stopped]
+    assert steps[-1].attempts == 10
 
 
 def test_a_connection_that_lasted_starts_the_count_again() -> None:
     policy = reconnect()
     for _ in range(5):
         ended(policy, OSError())
-    assert policy.on_open(100.0) == Opened(attempts=5)
+    assert policy.on_open(100.0) == Opened(attempts=6)
     assert ended(policy, closed(1006), now=130.0).attempt == 1
 
 
@@ -136,7 +143,7 @@ def test_only_the_time_until_its_end_counts_for_a_connection() -> None:
     ended(policy, OSError())
     policy.on_open(100.0)
     policy.on_close(101.0)
-    assert ended(policy, closed(1006), now=200.0).attempt == 2
+    assert ended(policy, closed(1006), now=200.0).attempt == 3
 
 
 def test_a_server_that_accepts_and_drops_is_not_hammered() -> None:
@@ -150,7 +157,7 @@ def test_a_server_that_accepts_and_drops_is_not_hammered() -> None:
 
 @pytest.mark.parametrize("error", [refused(401), closed(1008), closed(3000)], ids=str)
 def test_a_refused_token_is_refreshed_where_that_is_possible(error: Exception) -> None:
-    assert ended(reconnect(can_refresh=True), error) == Retrying(attempt=1, delay=1.0, refresh=True, error=error)
+    assert ended(reconnect(can_refresh=True), error) == Retrying(attempt=2, delay=1.0, refresh=True, error=error)
 
 
 def test_a_fresh_token_that_is_refused_too_is_the_end() -> None:
@@ -160,11 +167,17 @@ def test_a_fresh_token_that_is_refused_too_is_the_end() -> None:
     policy = reconnect(can_refresh=True)
     assert ended(policy, refused(401)).refresh
     error = refused(401)
-    assert ended(policy, error) == Stopped(attempts=1, error=error)
+    assert ended(policy, error) == Stopped(attempts=2, error=error)
+
+
+def test_a_token_is_refreshed_also_after_failures_of_another_kind() -> None:
+    policy = reconnect(can_refresh=True)
+    ended(policy, OSError())
+    assert ended(policy, refused(401)).refresh
 
 
 def test_a_fresh_token_that_was_accepted_can_expire_in_its_turn() -> None:
-    policy = reconnect(BackoffConfig(max_attempts=3), can_refresh=True)
+    policy = reconnect(BackoffConfig(max_attempts=4), can_refresh=True)
     for _ in range(3):
         assert ended(policy, closed(1008)).refresh
         policy.on_open(0.0)
@@ -177,28 +190,33 @@ def test_a_fresh_token_does_not_help_against_what_is_forbidden(error: Exception)
 
 
 def test_a_connection_that_the_application_left_open_is_followed_by_another() -> None:
-    policy = reconnect(BackoffConfig(max_attempts=1))
+    policy = reconnect(BackoffConfig(max_attempts=2))
     error = closed(1000, Initiator.LOCAL)
-    assert ended(policy, error, left=True) == Retrying(attempt=1, delay=1.0, refresh=False, error=error)
-    assert ended(policy, error, left=True) == Stopped(attempts=1, error=error)
+    assert ended(policy, error, left=True) == Retrying(attempt=2, delay=1.0, refresh=False, error=error)
+    assert ended(policy, error, left=True) == Stopped(attempts=2, error=error)
+
+
+def test_the_application_is_not_asked_about_a_connection_that_it_has_left_itself() -> None:
+    policy = reconnect(should_retry=lambda _: False)
+    assert isinstance(ended(policy, closed(1000, Initiator.LOCAL), left=True), Retrying)
 
 
 def test_what_the_server_did_to_it_in_the_same_moment_counts_more() -> None:
-    assert ended(reconnect(), closed(1000), left=True) == Stopped(attempts=0, error=None)
+    assert ended(reconnect(), closed(1000), left=True) == Stopped(attempts=1, error=None)
     assert ended(reconnect(), closed(1012), jitter=0.0, left=True).delay == 5.0
 
 
 @pytest.mark.parametrize("error", [closed(4001), closed(1000), refused(404), ValueError()], ids=str)
 def test_the_application_can_say_that_it_comes_back(error: Exception) -> None:
-    policy = reconnect(BackoffConfig(max_attempts=1), should_retry=lambda given: given is error)
-    assert ended(policy, error) == Retrying(attempt=1, delay=1.0, refresh=False, error=error)
-    assert ended(policy, error) == Stopped(attempts=1, error=error)
+    policy = reconnect(BackoffConfig(max_attempts=2), should_retry=lambda given: given is error)
+    assert ended(policy, error) == Retrying(attempt=2, delay=1.0, refresh=False, error=error)
+    assert ended(policy, error) == Stopped(attempts=2, error=error)
 
 
 def test_the_application_can_say_that_it_does_not() -> None:
     error = closed(1006)
-    assert ended(reconnect(should_retry=lambda _: False), error) == Stopped(attempts=0, error=error)
-    assert ended(reconnect(should_retry=lambda _: False), closed(1000)) == Stopped(attempts=0, error=None)
+    assert ended(reconnect(should_retry=lambda _: False), error) == Stopped(attempts=1, error=error)
+    assert ended(reconnect(should_retry=lambda _: False), closed(1000)) == Stopped(attempts=1, error=None)
     assert ended(reconnect(can_refresh=True, should_retry=lambda _: False), refused(401)).error is not None
 
 
@@ -222,7 +240,7 @@ def test_each_step_is_an_event() -> None:
 
 
 def test_each_step_is_logged_without_secrets(caplog: pytest.LogCaptureFixture) -> None:
-    policy = reconnect(BackoffConfig(max_attempts=1))
+    policy = reconnect(BackoffConfig(max_attempts=2))
     with caplog.at_level(logging.INFO, "wsconnkit.client"):
         for error in (refused(503, body=SECRET.encode()), closed(1011, reason=SECRET)):
             ended(policy, error, secrets=[SECRET])
@@ -233,9 +251,9 @@ def test_each_step_is_logged_without_secrets(caplog: pytest.LogCaptureFixture) -
         ("INFO", "connection_done", "ws://example.org/"),
     ]
     retry, gave_up, _ = (record.__dict__ for record in caplog.records)
-    assert (retry["attempt"], retry["delay"]) == (1, 1.0)
+    assert (retry["attempt"], retry["delay"]) == (2, 1.0)
     assert retry["error"] == "InvalidStatus: the server refused the WebSocket: HTTP 503: '***'"
-    assert gave_up["attempts"] == 1
+    assert gave_up["attempts"] == 2
     assert "ConnectionClosedError" in gave_up["error"]
     assert SECRET not in gave_up["error"]
 

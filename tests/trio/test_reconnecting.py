@@ -24,7 +24,7 @@ async def too_slow() -> str:
 def test_a_function_for_the_token_that_runs_out_of_its_time_is_asked_again(run_virtual: Run) -> None:
     async def main() -> None:
         events: list[ReconnectEvent] = []
-        backoff = BackoffConfig(max_attempts=2)
+        backoff = BackoffConfig(max_attempts=3)
         connections = aiter(connect("ws://127.0.0.1:1/", token=too_slow, backoff=backoff, on_event=events.append))
         with pytest.raises(TimeoutError, match="no token"):
             await anext(connections)

@@ -6,12 +6,16 @@ import asyncio
 import random
 import ssl as ssl_module
 import time
-from collections.abc import AsyncGenerator, Generator, Sequence
+from collections.abc import AsyncGenerator, Sequence
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.asyncio.dialing import Route, dial
 from wsconnkit.asyncio.opening import Opening
+from wsconnkit.asyncio.owner import Owner
+from wsconnkit.environment import proxies
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import ConnectionConfig
@@ -20,8 +24,10 @@ from wsconnkit.protocol.http import HeadersLike
 from wsconnkit.service.approach import Approach, NewToken
 from wsconnkit.service.reconnect import OnReconnectEvent, ShouldRetry, Stopped
 
+_KEYWORDS = frozenset(signature(asyncio.BaseEventLoop.create_connection).parameters) - {"self", "protocol_factory"}
 
-class connect:  # noqa: N801 - it is called like the function that it is to its users
+
+class connect(Owner[Connection]):  # noqa: N801 - it is called like the function that it is to its users
     """Connect to `uri`: `async with connect(...) as ws`, `ws = await connect(...)`, or `async for ws in connect(...)`.
 
     uri: ws: or wss:, with credentials where the server wants HTTP Basic ones.
@@ -69,20 +75,27 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             headers=headers,
             subprotocols=subprotocols,
             config=config,
+            ssl=ssl,
+            server_hostname=kwargs.get("server_hostname"),
             proxy=proxy,
-            has_ssl=ssl is not None,
+            proxy_ssl=proxy_ssl,
+            backoff=backoff,
+            should_retry=should_retry,
+            on_event=on_event,
             has_transport="sock" in kwargs,
         )
+        if unknown := sorted(kwargs.keys() - _KEYWORDS):
+            raise TypeError(f"neither connect nor loop.create_connection has an argument {unknown[0]}")
         self.config = self._approach.config
         self._ssl = ssl
         self._proxy_ssl = proxy_ssl
-        self._backoff = backoff
-        self._should_retry = should_retry
-        self._on_event = on_event
         self._kwargs = kwargs
-        self._connection: Connection | None = None
 
-    async def _open(self, *, refresh: bool = False) -> Connection:
+    @cached_property
+    def _default_ssl(self) -> ssl_module.SSLContext:
+        return ssl_module.create_default_context()  # which holds up the loop while it reads certificates: once
+
+    async def _begin(self, *, refresh: bool = False) -> Connection:
         try:
             await self._approach.renew_token(refresh=refresh)
         except asyncio.TimeoutError as error:  # before Python 3.11 not the built-in one
@@ -115,8 +128,10 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
 
     async def _connect_transport(self, loop: asyncio.AbstractEventLoop, opening: Opening) -> None:
         uri = self._approach.uri
-        proxy = self._approach.proxy(self._kwargs.get("host", uri.host), self._kwargs.get("port", uri.port))
-        route = Route(uri, self.config, self._ssl, proxy, self._proxy_ssl, self._kwargs)
+        proxy = self._approach.proxy(self._kwargs.get("host", uri.host), self._kwargs.get("port", uri.port), proxies)
+        ssl = self._ssl or self._default_ssl if uri.secure else None
+        proxy_ssl = self._proxy_ssl or self._default_ssl if proxy is not None and proxy.secure else None
+        route = Route(uri, self.config, ssl, proxy, proxy_ssl, self._kwargs)
         timeout = self.config.handshake.timeout
         connecting = loop.create_task(dial(opening, route))
         # Not wait_for: before Python 3.12 it can swallow a cancellation.
@@ -130,29 +145,22 @@ class connect:  # noqa: N801 - it is called like the function that it is to its 
             raise TimeoutError(f"no connection to {uri.host_header} within {timeout:g} s")
         await connecting
 
-    def __await__(self) -> Generator[Any, None, Connection]:
-        return self._open().__await__()
-
-    async def __aenter__(self) -> Connection:
-        self._connection = await self._open()
-        return self._connection
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._connection is not None  # __aenter__ made it
-        await self._connection.close()
-
     def __aiter__(self) -> AsyncGenerator[Connection, None]:
-        if "sock" in self._kwargs:
-            raise ValueError("sock is given; it serves one connection, and `async for` makes more")
+        self.check_repeatable()
         return self._connections()
+
+    def check_repeatable(self) -> None:
+        """Raise ValueError where only one connection can be made."""
+        if "sock" in self._kwargs:
+            raise ValueError("sock is given; it serves one connection, and a client that comes back makes more")
 
     async def _connections(self) -> AsyncGenerator[Connection, None]:
         loop = asyncio.get_running_loop()
-        reconnect = self._approach.reconnect(self._backoff, should_retry=self._should_retry, on_event=self._on_event)
+        reconnect = self._approach.reconnect()
         refresh = left = False
         while True:
             try:
-                ws = await self._open(refresh=refresh)
+                ws = await self._begin(refresh=refresh)
             except Exception as error:
                 ended = error
             else:

@@ -15,7 +15,10 @@ from wsconnkit.protocol.uri import URI
 
 
 class Route(NamedTuple):
-    """The way to a server; `kwargs` are those of `loop.create_connection`, for whatever is connected to first."""
+    """The way to a server; `kwargs` are those of `loop.create_connection`, for whatever is connected to first.
+
+    ssl, proxy_ssl: there where the server, and the proxy, are reached by TLS.
+    """
 
     uri: URI
     config: ConnectionConfig
@@ -27,7 +30,7 @@ class Route(NamedTuple):
 
 async def dial(opening: Opening, route: Route) -> None:
     """Connect, and let `opening` drive the transport. Raises OSError, and InvalidHandshake as the proxy does."""
-    tls = _tls(route.ssl, route.uri.host, route.config) if route.uri.secure else {}
+    tls = {} if route.ssl is None else _tls(route.ssl, route.uri.host, route.config)
     try:
         if route.proxy is None:
             await _dial_directly(opening, route, tls)
@@ -54,7 +57,7 @@ async def _dial_through(proxy: Proxy, opening: Opening, route: Route, tls: dict[
     host, port = kwargs.pop("host", route.uri.host), kwargs.pop("port", route.uri.port)
     # What is said of TLS is said of the server's.
     tls |= {name: kwargs.pop(name) for name in list(kwargs) if name == "server_hostname" or name.startswith("ssl_")}
-    if proxy.secure:
+    if route.proxy_ssl is not None:
         kwargs |= _tls(route.proxy_ssl, proxy.host, route.config)
     digging = _Digging(Tunnel(proxy, host, port, route.config.handshake))
     transport, _ = await loop.create_connection(lambda: digging, proxy.host, proxy.port, **kwargs)
@@ -64,7 +67,7 @@ async def _dial_through(proxy: Proxy, opening: Opening, route: Route, tls: dict[
             raise digging.tunnel.error
         if transport.is_closing():
             raise HandshakeInterrupted("the proxy ended the connection that it had just made")
-        if route.uri.secure:
+        if route.ssl is not None:
             inner = await _start_tls(transport, opening, tls)
         else:
             inner = transport
@@ -90,12 +93,8 @@ async def _start_tls(transport: asyncio.Transport, opening: Opening, tls: dict[s
     return inner
 
 
-def _tls(context: ssl_module.SSLContext | None, host: str, config: ConnectionConfig) -> dict[str, Any]:
-    return {
-        "ssl": context or ssl_module.create_default_context(),
-        "server_hostname": host,
-        **tls_timeouts(config),
-    }
+def _tls(context: ssl_module.SSLContext, host: str, config: ConnectionConfig) -> dict[str, Any]:
+    return {"ssl": context, "server_hostname": host, **tls_timeouts(config)}
 
 
 class _Digging(asyncio.Protocol):

@@ -16,6 +16,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
+from wsconnkit.service.approach import check_type
 from wsconnkit.service.backlog import Backlog, BacklogConfig
 
 _READ_FROM = 2
@@ -43,6 +44,9 @@ class ReconnectingClient:
         **kwargs: Any,
     ) -> None:
         self._connect = connect(uri, **kwargs)
+        self._connect.check_repeatable()
+        check_type("queue", queue, queue is None or isinstance(queue, BacklogConfig), "a BacklogConfig, or None")
+        check_type("on_open", on_open, on_open is None or callable(on_open), "an async function, or None")
         self._on_open = on_open
         self._backlog = Backlog(queue or BacklogConfig())
         self._ws: Connection | None = None

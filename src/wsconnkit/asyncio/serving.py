@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from ssl import SSLContext
 from typing import Any
 
 from wsconnkit.asyncio.authentication import Authenticate, Authentication
 from wsconnkit.asyncio.connection import Connection
+from wsconnkit.asyncio.owner import Owner
 from wsconnkit.asyncio.reception import AnswerHTTP, Reception, Rules
 from wsconnkit.asyncio.router import answer_requests
 from wsconnkit.asyncio.server import Handler, Server
@@ -23,7 +24,7 @@ from wsconnkit.service.terms import Terms
 from wsconnkit.service.verifier import TokenVerifier
 
 
-class serve:  # noqa: N801 - it is called like the function that it is to its users
+class serve(Owner[Server]):  # noqa: N801 - it is called like the function that it is to its users
     """Serve `handler` on a host and port: `async with serve(...) as server`, or `server = await serve(...)`.
 
     handler: called with each connection; when it returns, the connection is closed with 1000, and with 1011 when
@@ -65,6 +66,8 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
     ) -> None:
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
         self._terms = Terms(
+            handler=self._handler,
+            port=port,
             path=path,
             authenticate=authenticate,
             origins=origins,
@@ -76,6 +79,7 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
             endpoints=endpoints,
             metrics=metrics,
             config=config,
+            ssl=ssl,
         )
         self._authenticate = authenticate
         self._http = http
@@ -83,9 +87,8 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
         self._kwargs = {"host": host, "port": port, "ssl": ssl, **kwargs}
         if ssl is not None:
             self._kwargs = {**tls_timeouts(self._terms.config), **self._kwargs}
-        self._server: Server | None = None
 
-    async def _start(self) -> Server:
+    async def _begin(self) -> Server:
         terms = self._terms
         authentication = None if self._authenticate is None else Authentication(self._authenticate)
         endpoint: Endpoint[Connection] = terms.new_endpoint()
@@ -111,14 +114,3 @@ class serve:  # noqa: N801 - it is called like the function that it is to its us
             await server.close()
             raise
         return server
-
-    def __await__(self) -> Generator[Any, None, Server]:
-        return self._start().__await__()
-
-    async def __aenter__(self) -> Server:
-        self._server = await self._start()
-        return self._server
-
-    async def __aexit__(self, *exc: object) -> None:
-        assert self._server is not None  # __aenter__ made it
-        await self._server.close()

@@ -4,13 +4,14 @@ Alone::
 
     from wsconnkit.machines.backoff import Backoff, BackoffConfig
 
-    backoff = Backoff(BackoffConfig(base=1.0, cap=30.0, max_attempts=3))
+    backoff = Backoff(BackoffConfig(base=1.0, cap=30.0, max_attempts=4))
     backoff.on_failure(0.0, jitter=0.5)                     # 1.0: half of the first window, which is 2 seconds
     backoff.on_failure(1.0, jitter=0.5)                     # 2.0: half of 4
     backoff.on_failure(3.0, jitter=0.5, at_least=60.0)      # 64.0: the server asked for 60, and half of 8
-    backoff.on_failure(67.0, jitter=0.5)                    # None: these were three attempts, give up
+    backoff.on_failure(67.0, jitter=0.5)                    # None: these were four attempts, give up
 
-A connection is told with `on_open` and `on_close`; only one that lasts lets the count begin again.
+The first attempt waits for nothing, and counts. A connection is told with `on_open` and `on_close`; only one that
+lasts lets the count begin again.
 
 `jitter` is a fresh random number from 0 up to 1. The whole window is random, also the first one: clients that one
 server has lost at the same moment come back spread over it, and none knows of the others.
@@ -26,9 +27,9 @@ from math import inf, isfinite
 class BackoffConfig:
     """How a client comes back. Raises ValueError for values out of range.
 
-    base: seconds; the n-th attempt in a row is made within `base * 2**n` seconds, at a random moment.
+    base: seconds; the first wait in a row is a random part of twice that, each that follows one of twice as much.
     cap: seconds that this window grows to, and no further.
-    max_attempts: in a row, after which the client gives up; None for no end.
+    max_attempts: in a row, the very first one included, after which the client gives up; None for no end.
     stable_after: seconds that a connection must have lasted for the attempts to be counted from the start again.
     """
 
@@ -44,8 +45,8 @@ class BackoffConfig:
         if self.cap < self.base:
             raise ValueError(f"cap is {self.cap!r}; it must be at least base, which is {self.base!r}")
         count: object = self.max_attempts
-        if count is not None and not (isinstance(count, int) and count >= 0):
-            raise ValueError(f"max_attempts is {count!r}; it must be an integer of at least 0, or None for no end")
+        if count is not None and not (isinstance(count, int) and count >= 1):
+            raise ValueError(f"max_attempts is {count!r}; it must be an integer of at least 1, or None for no end")
 
 
 class Backoff:
@@ -59,8 +60,8 @@ class Backoff:
         self._opened_at: float | None = None
         self._closed_at: float | None = None
         self._window = config.base
-        self.attempts = 0
-        """Attempts in a row since the start, or since a connection that lasted."""
+        self.attempts = 1
+        """Attempts in a row since the start, or since a connection that lasted; the latest one included."""
 
     def on_open(self, now: float) -> None:
         """There is a connection. What was counted so far still counts until it has lasted."""

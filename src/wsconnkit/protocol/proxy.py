@@ -8,6 +8,7 @@ tunnel.receive_data(data)           # until `is_open`, or `error` is set
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 
@@ -51,23 +52,19 @@ def parse_proxy(url: str) -> Proxy:
     return Proxy(secure, uri.host, uri.port, uri.user, uri.password)
 
 
-def environment_proxy(host: str, port: int, *, secure: bool) -> Proxy | None:
-    """Return the proxy that the environment or the system names for a server, None for a direct connection.
+def environment_proxy(host: str, port: int, *, secure: bool, proxies: Mapping[str, str]) -> Proxy | None:
+    """Return the proxy that the environment names for a server, None for a direct connection.
 
-    For wss it is `wss_proxy`, `https_proxy` or `all_proxy`, for ws `ws_proxy`, `https_proxy`, `http_proxy` or
-    `all_proxy`, also in capitals; `no_proxy` lists what is reached without (names, which include what is below them,
-    addresses, networks such as `10.0.0.0/8`, or `*`), and this machine itself always is. Raises InvalidProxy for URLs
-    of no HTTP proxy.
+    proxies: what it names, as `urllib.request.getproxies` returns it. For wss it is "wss", "https" or "all", for ws
+        "ws", "https", "http" or "all". "no" lists what is reached without: names, which include what is below them,
+        addresses, each also with a port, networks such as `10.0.0.0/8`, or `*`.
+
+    Raises InvalidProxy for URLs of no HTTP proxy.
     """
-    host = host.rstrip(".")
-    if _is_loopback(host):
-        return None
-    # It brings half of the standard library along, which those who connect to this machine do not need.
-    from urllib.request import getproxies, proxy_bypass
-
-    proxies = getproxies()
+    host = host.rstrip(".").lower()
     urls = [proxies[scheme] for scheme in _SCHEMES[secure] if scheme in proxies]
-    if not urls or proxy_bypass(authority(host, port)) or _is_in_networks(host, proxies.get("no", "")):
+    excepted = proxies.get("no", "").lower().split(",")
+    if not urls or any(_matches(host, port, entry.strip()) for entry in excepted):
         return None
     usable = [url for url in urls if not url.lower().startswith("socks")]
     if not usable:
@@ -83,27 +80,28 @@ def authority(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _is_loopback(host: str) -> bool:
-    name = host.lower()
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is this machine, which is never reached through the environment's proxy."""
+    name = host.rstrip(".").lower()
     try:
         return name == "localhost" or name.endswith(".localhost") or ip_address(name).is_loopback
     except ValueError:
         return False
 
 
-def _is_in_networks(host: str, listed: str) -> bool:
-    """Tell whether `host` is an address in one of the networks in `listed`, which urllib knows nothing of."""
+def _matches(host: str, port: int, entry: str) -> bool:
+    """Tell whether `entry`, out of a list of what is reached without a proxy, means `host`. Nothing is resolved."""
+    if entry in ("*", authority(host, port)):
+        return True
     try:
         address = ip_address(host)
     except ValueError:
+        below = "." + entry.lstrip(".")
+        return f".{host}".endswith(below) or f".{host}:{port}".endswith(below)
+    try:
+        return address in ip_network(entry.strip("[]"), strict=False)
+    except ValueError:  # a name
         return False
-    for entry in listed.split(","):
-        try:
-            if address in ip_network(entry.strip(), strict=False):
-                return True
-        except ValueError:  # a name
-            continue
-    return False
 
 
 class Tunnel:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from ssl import SSLContext
 
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.http import Headers, HeadersLike
-from wsconnkit.protocol.proxy import Proxy, environment_proxy, parse_proxy
+from wsconnkit.protocol.proxy import Proxy, environment_proxy, is_loopback, parse_proxy
 from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry
@@ -21,26 +22,43 @@ NewToken = Callable[[], Awaitable[str]]
 class Approach:
     """The arguments of `connect` that are the same for every event loop, checked, and what follows from them.
 
-    has_ssl: whether a context for TLS is given, too.
     has_transport: whether the caller has a transport to the server already.
+
+    Raises TypeError for a value of a wrong type, ValueError for what cannot be.
     """
 
     def __init__(
         self,
         uri: str,
         *,
-        token: str | NewToken | None,
-        headers: HeadersLike,
-        subprotocols: Sequence[str],
-        config: ConnectionConfig | None,
-        proxy: str | bool | None,
-        has_ssl: bool,
-        has_transport: bool,
+        token: str | NewToken | None = None,
+        headers: HeadersLike = (),
+        subprotocols: Sequence[str] = (),
+        config: ConnectionConfig | None = None,
+        ssl: SSLContext | None = None,
+        server_hostname: str | None = None,
+        proxy: str | bool | None = True,
+        proxy_ssl: SSLContext | None = None,
+        backoff: BackoffConfig | None = None,
+        should_retry: ShouldRetry | None = None,
+        on_event: OnReconnectEvent | None = None,
+        has_transport: bool = False,
     ) -> None:
+        check_type("uri", uri, isinstance(uri, str), "a str")
+        check_type("token", token, _is(token, str) or callable(token), "a str, an async function, or None")
+        check_type("config", config, _is(config, ConnectionConfig), "a ConnectionConfig, or None")
+        for name, context in (("ssl", ssl), ("proxy_ssl", proxy_ssl)):
+            check_type(name, context, _is(context, SSLContext), "an SSLContext, or None for the default one")
+        check_type("server_hostname", server_hostname, _is(server_hostname, str), "a str, or None")
+        check_type("proxy", proxy, _is(proxy, (str, bool)), "a URL, True for the environment's, or None")
+        check_type("backoff", backoff, _is(backoff, BackoffConfig), "a BackoffConfig, or None")
+        for name, function in (("should_retry", should_retry), ("on_event", on_event)):
+            check_type(name, function, function is None or callable(function), "a function, or None")
         self.uri = parse_uri(uri)
         self.config = config or ConnectionConfig()
-        if has_ssl and not self.uri.secure:
-            raise ValueError("ssl is given, but the URI has the scheme ws; use wss, or leave ssl out")
+        for name, value in (("ssl", ssl), ("server_hostname", server_hostname)):
+            if value is not None and not self.uri.secure:
+                raise ValueError(f"{name} is given, but the URI has the scheme ws; use wss, or leave {name} out")
         self._headers = Headers(headers)
         if token is not None and ("Authorization" in self._headers or self.uri.user is not None):
             raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
@@ -48,13 +66,12 @@ class Approach:
         self._new_token = token if callable(token) else None
         self._subprotocols = check_subprotocols(subprotocols)
         self._proxy = parse_proxy(proxy) if isinstance(proxy, str) else None
-        if not isinstance(proxy, (str, bool, type(None))):
-            raise ValueError(
-                f"proxy is of type {type(proxy).__name__}; it must be a URL, True for the environment's, or None"
-            )
         self._proxy_from_environment = proxy is True and not has_transport
         if self._proxy is not None and has_transport:
             raise ValueError("proxy is given together with a transport of yours; leave one out")
+        self._backoff = backoff or BackoffConfig()
+        self._should_retry = should_retry
+        self._on_event = on_event
         self.secrets: tuple[str, ...] = ()
         """What was sent and must be in no log, of the latest handshake."""
 
@@ -78,28 +95,34 @@ class Approach:
             self.secrets += (self.uri.password,)
         return handshake
 
-    def proxy(self, host: str, port: int) -> Proxy | None:
+    def proxy(self, host: str, port: int, environment: Callable[[], Mapping[str, str]]) -> Proxy | None:
         """Return the proxy by which to reach `host` this time, None for none.
+
+        environment: returns the proxies that the environment names; called where that counts.
 
         Raises InvalidProxy as the environment may.
         """
-        if self._proxy_from_environment:
-            return environment_proxy(host, port, secure=self.uri.secure)
+        if self._proxy_from_environment and not is_loopback(host):
+            return environment_proxy(host, port, secure=self.uri.secure, proxies=environment())
         return self._proxy
 
-    def reconnect(
-        self,
-        backoff: BackoffConfig | None,
-        *,
-        should_retry: ShouldRetry | None = None,
-        on_event: OnReconnectEvent | None = None,
-    ) -> Reconnect:
+    def reconnect(self) -> Reconnect:
         """Return the rules by which to come back."""
         scheme, path = "wss" if self.uri.secure else "ws", self.uri.resource.partition("?")[0]
         return Reconnect(
-            backoff or BackoffConfig(),
+            self._backoff,
             where=f"{scheme}://{self.uri.host_header}{path}",
             can_refresh=self._new_token is not None,
-            should_retry=should_retry,
-            on_event=on_event,
+            should_retry=self._should_retry,
+            on_event=self._on_event,
         )
+
+
+def check_type(name: str, value: object, is_good: bool, wanted: str) -> None:
+    """Raise a TypeError unless `is_good`, without the value, which may be a secret."""
+    if not is_good:
+        raise TypeError(f"{name} is of type {type(value).__name__}; it must be {wanted}")
+
+
+def _is(value: object, kind: type | tuple[type, ...]) -> bool:
+    return value is None or isinstance(value, kind)

@@ -14,6 +14,7 @@ from enum import Enum
 
 from wsconnkit.machines.framesize import MIB
 from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.protocol.prepared import payload_of
 
 
 class WhenFull(Enum):
@@ -134,19 +135,8 @@ class Backlog:
 
     def _checked(self, message: str | bytes | bytearray | memoryview) -> tuple[str | bytes, int]:
         """Return what to keep of a message, which may change behind our back, and its size in bytes."""
-        if isinstance(message, str):
-            try:
-                data: str | bytes = message
-                size = len(message.encode())
-            except UnicodeEncodeError as error:
-                raise LocalProtocolError(f"text cannot be sent as UTF-8: {error}") from None
-        elif isinstance(message, (bytes, bytearray, memoryview)):
-            data = bytes(message)
-            size = len(data)
-        else:
-            raise TypeError(
-                f"message is of type {type(message).__name__}; it must be str, bytes, bytearray or memoryview"
-            )
+        _, payload = payload_of(message)
+        size = len(payload)
         if size > self._config.max_bytes:
             raise LocalProtocolError(f"message of {size} bytes; at most {self._config.max_bytes} can wait (max_bytes)")
-        return data, size
+        return message if isinstance(message, str) else payload, size

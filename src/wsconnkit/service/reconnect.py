@@ -41,7 +41,7 @@ ShouldRetry = Callable[[Exception], "bool | None"]
 class Opened:
     """There is a connection.
 
-    attempts: how many it took in a row, those before that did not last included.
+    attempts: how many it took in a row, this one and connections before that did not last included.
     """
 
     attempts: int
@@ -51,7 +51,7 @@ class Opened:
 class Retrying:
     """The connection, or an attempt at one, has ended, and another attempt follows.
 
-    attempt: its number in a row.
+    attempt: its number in a row: 2 after a first attempt that failed, 1 after a connection that lasted.
     delay: seconds until then.
     refresh: whether a fresh token is asked for first.
     error: what has ended it.
@@ -183,8 +183,7 @@ def retry_after(headers: Headers, wall_now: float) -> float:
     for value in headers.get_all("Retry-After"):
         value = value.strip()
         if value.isascii() and value.isdigit():
-            # More digits than that are no number of seconds anyone means, and int() has a limit.
-            waits.append(float(value) if len(value) < 10 else MAX_RETRY_AFTER)
+            waits.append(float(value))
             continue
         until = _epoch(value)
         if until is not None:

@@ -7,11 +7,14 @@ import ssl as ssl_module
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
+from inspect import signature
 from typing import Any
 
 import trio
 from typing_extensions import Self
 
+from wsconnkit.environment import proxies
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
@@ -25,6 +28,8 @@ from wsconnkit.trio.dialing import Route, dial
 from wsconnkit.trio.opening import Opening
 from wsconnkit.trio.owner import Owner
 from wsconnkit.trio.transport import drop
+
+_KEYWORDS = frozenset(signature(trio.open_tcp_stream).parameters)
 
 Start = Callable[..., object]
 """Starts an async function with its arguments in the background."""
@@ -85,19 +90,29 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
             headers=headers,
             subprotocols=subprotocols,
             config=config,
+            ssl=ssl,
+            server_hostname=server_hostname,
             proxy=proxy,
-            has_ssl=ssl is not None,
+            proxy_ssl=proxy_ssl,
+            backoff=backoff,
+            should_retry=should_retry,
+            on_event=on_event,
             has_transport=stream is not None,
         )
+        if unknown := sorted(kwargs.keys() - _KEYWORDS):
+            raise TypeError(f"neither connect nor trio.open_tcp_stream has an argument {unknown[0]}")
+        if stream is not None and kwargs:
+            raise ValueError(f"stream is given together with {', '.join(kwargs)}, for making one; leave one out")
         self.config = self._approach.config
         self._ssl = ssl
         self._proxy_ssl = proxy_ssl
-        self._backoff = backoff
-        self._should_retry = should_retry
-        self._on_event = on_event
         self._server_hostname = server_hostname
         self._stream = stream
         self._kwargs = kwargs
+
+    @cached_property
+    def _default_ssl(self) -> ssl_module.SSLContext:
+        return ssl_module.create_default_context()  # which holds up the loop while it reads certificates: once
 
     async def open(self, start: Start, *, refresh: bool = False) -> Connection:
         """Return a new connection, whose life is started by `start`.
@@ -110,16 +125,10 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
             raise TimeoutError("no token within the time that its function has") from error
         uri = self._approach.uri
         handshake = self._approach.handshake(trio.current_time())
-        route = Route(
-            uri,
-            self.config,
-            self._ssl,
-            self._server_hostname,
-            self._approach.proxy(self._kwargs.get("host", uri.host), self._kwargs.get("port", uri.port)),
-            self._proxy_ssl,
-            self._stream,
-            self._kwargs,
-        )
+        proxy = self._approach.proxy(self._kwargs.get("host", uri.host), self._kwargs.get("port", uri.port), proxies)
+        ssl = self._ssl or self._default_ssl if uri.secure else None
+        proxy_ssl = self._proxy_ssl or self._default_ssl if proxy is not None and proxy.secure else None
+        route = Route(uri, self.config, ssl, self._server_hostname, proxy, proxy_ssl, self._stream, self._kwargs)
         stream = await dial(route)
         try:
             await Opening(stream, handshake).run()
@@ -143,10 +152,13 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
 
     def connections(self, start: Start) -> Connections:
         """Return the connections, one after the other, whose lives are started by `start`."""
+        self.check_repeatable()
+        return Connections(self, self._approach, self._approach.reconnect(), start)
+
+    def check_repeatable(self) -> None:
+        """Raise ValueError where only one connection can be made."""
         if self._stream is not None:
-            raise ValueError("stream is given; it serves one connection, and `async for` makes more")
-        reconnect = self._approach.reconnect(self._backoff, should_retry=self._should_retry, on_event=self._on_event)
-        return Connections(self, self._approach, reconnect, start)
+            raise ValueError("stream is given; it serves one connection, and a client that comes back makes more")
 
 
 class Connections:
@@ -196,6 +208,15 @@ class Connections:
         """Begin to close the connection there is."""
         if self._ws is not None:
             self._ws.start_close(Cause.LOCAL_CLOSE.code, "", Cause.LOCAL_CLOSE)
+
+    async def aclose(self) -> None:
+        """Close the connection there is, also where everything is being cancelled."""
+        self.leave()
+        if self._ws is not None:
+            # It takes one close timeout, and a moment.
+            deadline = trio.current_time() + 2 * self._connect.config.close.timeout
+            with trio.CancelScope(deadline=deadline, shield=True):
+                await self._ws.wait_closed()
 
     def __del__(self) -> None:
         with suppress(RuntimeError):  # outside of trio, where nothing lives any more

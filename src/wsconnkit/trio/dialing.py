@@ -14,7 +14,10 @@ from wsconnkit.trio.transport import MAX_READ, drop, os_error
 
 
 class Route(NamedTuple):
-    """The way to a server; `kwargs` are those of `trio.open_tcp_stream`, for whatever is connected to first."""
+    """The way to a server; `kwargs` are those of `trio.open_tcp_stream`, for whatever is connected to first.
+
+    ssl, proxy_ssl: there where the server, and the proxy, are reached by TLS.
+    """
 
     uri: URI
     config: ConnectionConfig
@@ -36,12 +39,12 @@ async def dial(route: Route) -> trio.abc.Stream:
             if route.proxy is not None:
                 host, port = kwargs.pop("host"), kwargs.pop("port")
                 stream = await trio.open_tcp_stream(route.proxy.host, route.proxy.port, **kwargs)
-                if route.proxy.secure:
+                if route.proxy_ssl is not None:
                     stream = await _secure(stream, route.proxy_ssl, route.proxy.host)
                 await _dig(stream, Tunnel(route.proxy, host, port, route.config.handshake))
             elif stream is None:
                 stream = await trio.open_tcp_stream(**kwargs)
-            if uri.secure:
+            if route.ssl is not None:
                 stream = await _secure(stream, route.ssl, route.server_hostname or uri.host)
             return stream
     except BaseException as error:
@@ -72,7 +75,12 @@ async def _dig(stream: trio.abc.Stream, tunnel: Tunnel) -> None:
         raise tunnel.error
 
 
-async def _secure(stream: trio.abc.Stream, context: ssl_module.SSLContext | None, host: str) -> trio.abc.Stream:
-    secured = trio.SSLStream(stream, context or ssl_module.create_default_context(), server_hostname=host)
-    await secured.do_handshake()
+async def _secure(stream: trio.abc.Stream, context: ssl_module.SSLContext, host: str) -> trio.abc.Stream:
+    secured = trio.SSLStream(stream, context, server_hostname=host)
+    try:
+        await secured.do_handshake()
+    except trio.BrokenResourceError as error:
+        if isinstance(error.__cause__, ssl_module.SSLEOFError):
+            raise ConnectionResetError("the connection ended during the TLS handshake") from None
+        raise
     return secured

@@ -13,6 +13,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
+from wsconnkit.service.approach import check_type
 from wsconnkit.service.backlog import Backlog, BacklogConfig
 from wsconnkit.trio.client import connect
 from wsconnkit.trio.connection import Connection
@@ -43,6 +44,9 @@ class ReconnectingClient(Owner["ReconnectingClient"]):
         **kwargs: Any,
     ) -> None:
         self._connect = connect(uri, **kwargs)
+        self._connect.check_repeatable()
+        check_type("queue", queue, queue is None or isinstance(queue, BacklogConfig), "a BacklogConfig, or None")
+        check_type("on_open", on_open, on_open is None or callable(on_open), "an async function, or None")
         self._on_open = on_open
         self._backlog = Backlog(queue or BacklogConfig())
         self._ws: Connection | None = None
@@ -169,7 +173,7 @@ class ReconnectingClient(Owner["ReconnectingClient"]):
         except Exception as error:
             self._error = error
         finally:
-            connections.leave()
+            await connections.aclose()
             self._ws = None
             self._ended.set()
             self._backlog.drop_all()
