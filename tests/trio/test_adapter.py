@@ -14,6 +14,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
+from tests.scenarios.pipes import MemoryStream, Pipe
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
@@ -136,6 +137,100 @@ def test_what_the_block_raises_is_not_wrapped_in_a_group(run: Run) -> None:
                 raise ValueError("plain")
 
     run(main)
+
+
+def test_what_a_block_raises_is_raised_also_where_the_peer_answers_no_close_in_time(run_virtual: Run) -> None:
+    async def main() -> None:
+        pair = trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+        with pytest.raises(ValueError, match="plain"), trio.move_on_after(1):
+            async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+                raise ValueError("plain")
+        assert info(ws).cause is Cause.LOCAL_CLOSE
+        await pair[0].aclose()
+
+    run_virtual(main)
+
+
+class Stubborn(MemoryStream):
+    """Raises when it is closed."""
+
+    async def aclose(self) -> None:
+        try:
+            await super().aclose()
+        finally:
+            raise OSError("not closed in order")
+
+
+class Deaf(MemoryStream):
+    """A read of it that waits goes on waiting when it is closed."""
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+@pytest.mark.parametrize("end", ["close", "cancel", "peer"])
+def test_a_stream_that_fails_to_close_ends_the_block_with_that(run_virtual: Run, end: str) -> None:
+    async def main() -> None:
+        up, down = Pipe(1000), Pipe(1000)
+        client, server = MemoryStream(down, up), Stubborn(up, down)
+        request, agreement = await agreed(client, server)
+
+        async def live() -> None:
+            async with attach(server, request, agreement, config=PLAIN) as ws:
+                if end == "peer":
+                    await client.aclose()
+                await (ws.close() if end == "close" else ws.wait_closed())
+
+        with pytest.raises(ExceptionGroup) as caught, trio.move_on_after(100):
+            await live()
+        assert caught.group_contains(OSError, match="not closed in order")
+
+    run_virtual(main)
+
+
+def test_a_cancelled_block_ends_also_where_a_read_outlasts_the_stream(run_virtual: Run) -> None:
+    async def main() -> None:
+        up, down = Pipe(1000), Pipe(1000)
+        client, server = MemoryStream(down, up), Deaf(up, down)
+        request, agreement = await agreed(client, server)
+        start = trio.current_time()
+        with trio.move_on_after(1) as scope:
+            async with attach(server, request, agreement, config=PLAIN) as ws:
+                await ws.recv()
+        assert scope.cancelled_caught
+        assert trio.current_time() - start < 2
+        assert info(ws).cause is Cause.LOCAL_CLOSE
+
+    run_virtual(main)
+
+
+@pytest.mark.parametrize("when", ["first", "farewell"])
+def test_an_error_of_ours_at_the_start_or_the_end_leaves_nobody_waiting(
+    run_virtual: Run, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def fail(*args: object, **kwargs: object) -> Any:
+        raise ZeroDivisionError
+
+    async def main() -> None:
+        pair = trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+        if when == "first":
+            monkeypatch.setattr(Core, "events", fail)
+
+        async def live() -> None:
+            async with attach(pair[1], request, agreement, config=PLAIN) as ws:
+                await trio.testing.wait_all_tasks_blocked()
+                monkeypatch.setattr(Core, "close", fail)
+                await ws.wait_closed()
+
+        with pytest.raises(ExceptionGroup) as caught, trio.move_on_after(1) as scope:
+            await live()
+        assert scope.cancel_called is (when == "farewell")
+        assert caught.group_contains(ZeroDivisionError)
+        await pair[0].aclose()
+
+    run_virtual(main)
 
 
 def test_a_cancelled_block_says_goodbye_and_does_not_wait_for_the_answer(run_virtual: Run) -> None:

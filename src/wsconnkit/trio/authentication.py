@@ -12,6 +12,7 @@ from wsconnkit.service.keys import MAX_WAIT
 from wsconnkit.service.log import log_server_error
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import TokenVerifier
+from wsconnkit.trio.transport import interruptible
 
 Authenticate = Callable[["str | None", UpgradeRequest], Awaitable["Principal | Response"]]
 """Called with the token and the request; returns whose it is, or a response that refuses it.
@@ -38,7 +39,7 @@ class Authentication:
             if token is None:
                 raise AuthenticationError(AuthFailure.MISSING)
             return await self._verify(self._authenticate, token)
-        answer: object = await self._authenticate(token, request)
+        answer: object = await interruptible(self._authenticate, token, request)
         if not isinstance(answer, (Principal, Response)):
             raise TypeError(f"authenticate returned {type(answer).__name__}; it must be a Principal or a Response")
         return answer
@@ -61,6 +62,7 @@ class Authentication:
                 await self._fetching.wait()
         return verifier.verify(token, trio.current_time(), waited=True)
 
+    @trio.lowlevel.enable_ki_protection
     async def _fetch(self, verifier: TokenVerifier, fetched: trio.Event) -> None:
         try:
             with self._life:

@@ -71,6 +71,7 @@ class Guard:
         else:
             self._connection.start_close(action.cause.code, action.reason, action.cause)
 
+    @trio.lowlevel.enable_ki_protection
     async def _renew(self, renew: Renew, scope: trio.CancelScope) -> None:
         with scope:
             try:

@@ -44,6 +44,7 @@ class Opening:
         self._is_changed = True
         self._waiting.cancel()
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> bool:
         """Carry the handshake to its end; return whether there is a connection to take over the stream."""
         handshake = self._handshake

@@ -15,7 +15,7 @@ from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.trio.transport import MAX_READ, Alarm, os_error
-from wsconnkit.trio.writer import Writer
+from wsconnkit.trio.writer import LINGER, Writer
 
 _MAX_EVENTS = 1000
 """Events of one read after which other tasks have their turn."""
@@ -55,21 +55,24 @@ class Pump:
         self._has_backlog = False
         self._ends_behind_messages = False
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, stream: trio.abc.Stream, say_farewell: Callable[[], None]) -> None:
         """Carry the connection to its end; cancelled, `say_farewell` begins the close, which is not waited for."""
         try:
             async with trio.open_nursery() as nursery:
                 self._alarm = Alarm(nursery, self._on_timer, shield=True)
                 nursery.start_soon(self.writer.run, stream)
-                self.pump()
                 try:
-                    await self._read_all(stream)
-                except trio.Cancelled:
-                    # Not raised again: this task ends by itself, and whoever is cancelled learns it where they wait.
-                    with trio.CancelScope(shield=True):
-                        say_farewell()
-                        self.writer.release_soon()
+                    self.pump()
+                    try:
                         await self._read_all(stream)
+                    except trio.Cancelled:
+                        # Not raised again: this task ends by itself, and whoever is cancelled learns it where they
+                        # wait. The deadline is for a stream whose end does not end a read of it.
+                        with trio.CancelScope(shield=True, deadline=trio.current_time() + 2 * LINGER):
+                            say_farewell()
+                            self.writer.release_soon()
+                            await self._read_all(stream)
                 except BaseException:
                     self.writer.abort()
                     raise
@@ -113,12 +116,13 @@ class Pump:
         """The stream has ended, for both sides."""
         if not self.writer.is_released:
             self.writer.is_released = True
-            self.core.receive_eof(trio.current_time(), error)
-            self.pump()
-            self._reader.unpark_all()
-            self.writer.senders.wake()
-            if self._alarm is not None:
-                self._alarm.cancel()
+            try:
+                self.core.receive_eof(trio.current_time(), error)
+                self.pump()
+            finally:
+                self._reader.unpark_all()
+                if self._alarm is not None:
+                    self._alarm.cancel()
 
     def pump(self) -> None:
         """Deliver events, then write, obey and re-arm; to be called after every change of the core."""

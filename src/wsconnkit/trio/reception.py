@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
@@ -27,7 +26,7 @@ from wsconnkit.service.tokens import secrets_of
 from wsconnkit.trio.authentication import Authentication
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.opening import Opening
-from wsconnkit.trio.transport import addresses, cancelled_only, drop
+from wsconnkit.trio.transport import addresses, cancelled_only, drop, interruptible
 
 AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
 """Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
@@ -72,6 +71,7 @@ class Reception:
     def __len__(self) -> int:
         return len(self._openings)
 
+    @trio.lowlevel.enable_ki_protection
     async def receive(self, stream: trio.abc.Stream) -> None:
         """Receive a client that has just come, and carry its connection to its end where it is let in."""
         guest = _Guest(self._rules)
@@ -107,13 +107,17 @@ class Reception:
 
     async def _secure(self, stream: trio.abc.Stream, ssl: SSLContext) -> trio.abc.Stream:
         """Return the stream with TLS on it; where that fails, the first read tells."""
-        secured = trio.SSLStream(stream, ssl, server_side=True)
-        with trio.move_on_after(self._rules.config.handshake.timeout) as scope:
-            with suppress(trio.BrokenResourceError):
+        try:
+            secured = trio.SSLStream(stream, ssl, server_side=True)
+            with trio.move_on_after(self._rules.config.handshake.timeout):
                 await secured.do_handshake()
-        if scope.cancelled_caught:
-            await drop(stream)
-        return secured
+                return secured
+        except trio.BrokenResourceError:
+            return secured
+        except Exception as error:  # of a context or a stream that is the application's
+            log_server_error("tls_error", error)
+        await drop(stream)
+        return stream
 
 
 class _Guest:
@@ -173,6 +177,7 @@ class _Guest:
         self._deciding = trio.CancelScope()
         self._nursery.start_soon(self._run_deciding, deciding, self._deciding)
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_deciding(self, deciding: Coroutine[Any, Any, None], scope: trio.CancelScope) -> None:
         with scope:
             await deciding
@@ -217,7 +222,7 @@ class _Guest:
             response = answer_page(request, rules.endpoint, rules.metrics) if rules.pages else None
             if response is None and rules.http is not None:
                 with cancelled_only():
-                    response = await rules.http(request)
+                    response = await interruptible(rules.http, request)
             if response is None:
                 response = NO_WEBSOCKET if rules.on_connection is None else no_page(request, rules.path)
             check_response(response)

@@ -26,6 +26,7 @@ from wsconnkit.trio.future import Future
 from wsconnkit.trio.guard import Guard
 from wsconnkit.trio.reception import Reception
 from wsconnkit.trio.signals import stop_on_signals
+from wsconnkit.trio.transport import interruptible
 
 if sys.version_info < (3, 11):
     from exceptiongroup import BaseExceptionGroup
@@ -109,7 +110,10 @@ class Server:
             self._endpoint.is_draining = True
             log_draining(len(self.connections), window, grace)
             self._drained = Future()
-            self._nursery.start_soon(self._finish_drain, run, self._drained)
+            if self._closed.is_set():  # there is nothing left to drain, and nobody to do it
+                await self._finish_drain(run, self._drained)
+            else:
+                self._nursery.start_soon(self._finish_drain, run, self._drained)
         return await self._drained.get()
 
     async def run_until_signal(
@@ -180,6 +184,7 @@ class Server:
         self._handlers[ws] = scope = trio.CancelScope()
         self._nursery.start_soon(self._run_handler, ws, scope, name=f"wsconnkit-{ws.id}")
 
+    @trio.lowlevel.enable_ki_protection
     async def _accept(self, listener: Listener, reception: Reception, scope: trio.CancelScope) -> None:
         async with listener:
             with scope:
@@ -192,11 +197,12 @@ class Server:
     def _say_farewell(self, ws: Connection) -> None:
         ws.start_close(*self._farewell)
 
+    @trio.lowlevel.enable_ki_protection
     async def _run_handler(self, ws: Connection, scope: trio.CancelScope) -> None:
         try:
             try:
                 with scope:
-                    await self._handler(ws)
+                    await interruptible(self._handler, ws)
             except Exception as error:
                 self._on_handler_error(ws, error)
             except BaseExceptionGroup as group:
@@ -217,6 +223,7 @@ class Server:
             ws.log.handler_error(error)
             ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
 
+    @trio.lowlevel.enable_ki_protection
     async def _finish_drain(self, run: DrainRun, drained: Future[DrainReport]) -> None:
         # Where the nursery is cancelled all this ends soon, and those who wait elsewhere are to know.
         with trio.CancelScope(shield=True):
@@ -224,6 +231,7 @@ class Server:
             await self.close()
             drained.set_result(report)
 
+    @trio.lowlevel.enable_ki_protection
     async def _finish_close(self) -> None:
         timeout = self._config.close.timeout
         with trio.CancelScope(shield=True):

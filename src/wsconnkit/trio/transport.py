@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ssl
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import trio
 
@@ -15,6 +15,8 @@ if sys.version_info < (3, 11):
 
 MAX_READ = 64 * 1024
 """Bytes that are read at once."""
+
+T = TypeVar("T")
 
 
 class Alarm:
@@ -46,6 +48,7 @@ class Alarm:
             self._scope.cancel()
             self._scope = None
 
+    @trio.lowlevel.enable_ki_protection
     async def _wait(self, scope: trio.CancelScope) -> None:
         with scope:
             await trio.sleep_forever()
@@ -80,6 +83,12 @@ def cancelled_only() -> Iterator[None]:
         if others is None:
             raise
         raise others from None
+
+
+@trio.lowlevel.disable_ki_protection
+async def interruptible(function: Callable[..., Awaitable[T]], *args: Any) -> T:
+    """Call what the application gave: unlike our own tasks, Ctrl-C may interrupt it anywhere."""
+    return await function(*args)
 
 
 async def end_writing(stream: trio.abc.Stream) -> None:

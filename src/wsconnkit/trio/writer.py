@@ -14,7 +14,7 @@ from wsconnkit.trio.transport import drop, end_writing, os_error
 
 _CHUNK = 64 * 1024
 """Bytes that are written at once; after each the core is told that the peer has taken them."""
-_LINGER = 0.1
+LINGER = 0.1
 """Seconds that a released stream may take to write what it still holds."""
 
 
@@ -50,6 +50,7 @@ class Writer:
         self._idle = trio.lowlevel.ParkingLot()
         self._life = trio.CancelScope(shield=True)
 
+    @trio.lowlevel.enable_ki_protection
     async def run(self, stream: trio.abc.Stream) -> None:
         """Write until there is nothing left to do, then drop the stream."""
         error = None
@@ -63,8 +64,10 @@ class Writer:
             pass
         finally:
             self._writes = 0
-            await drop(stream)
-            self._on_end(error)
+            try:
+                await drop(stream)
+            finally:
+                self._on_end(error)
 
     @property
     def unsent(self) -> int:
@@ -99,7 +102,7 @@ class Writer:
 
     def release_soon(self) -> None:
         """End the stream when what there is to write is written, which may take a moment."""
-        self._life.deadline = min(self._life.deadline, trio.current_time() + _LINGER)
+        self._life.deadline = min(self._life.deadline, trio.current_time() + LINGER)
 
     def abort(self) -> None:
         """Drop the stream at once."""
