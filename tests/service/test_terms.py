@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ class Verifier:
 
 def terms(**arguments: Any) -> Terms:
     usual = {
+        "handler": authenticate,
+        "port": None,
         "path": None,
         "authenticate": None,
         "origins": (),
@@ -37,6 +40,7 @@ def terms(**arguments: Any) -> Terms:
         "endpoints": True,
         "metrics": None,
         "config": None,
+        "ssl": None,
     }
     return Terms(**{**usual, **arguments})
 
@@ -46,6 +50,13 @@ def terms(**arguments: Any) -> Terms:
     [
         {"path": "ws"},
         {"path": ""},
+        {"path": b"/ws"},
+        {"path": 3},
+        {"handler": None},
+        {"handler": "handler"},
+        {"port": -1},
+        {"port": 65536},
+        {"port": "3001"},
         {"authenticate": "secret"},
         {"http": 1},
         {"metrics": True},
@@ -53,6 +64,13 @@ def terms(**arguments: Any) -> Terms:
         {"endpoints": ["127.0.0.1", 9090]},
         {"endpoints": ("127.0.0.1",)},
         {"endpoints": None},
+        {"endpoints": ("127.0.0.1", 65536)},
+        {"config": 3},
+        {"config": {}},
+        {"ssl": True},
+        {"ssl": "cert.pem"},
+        {"ssl": ssl.create_default_context()},
+        {"ssl": ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)},
         {"proxies": ["10.0.0.0/8"]},
         {"admission": 3},
         {"origins": "https://example.org"},
@@ -62,6 +80,16 @@ def terms(**arguments: Any) -> Terms:
 def test_what_cannot_work_is_refused_with_what_to_write(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r" is .*; it must be "):
         terms(**arguments)
+
+
+@pytest.mark.parametrize("port", [None, 0, 3001, 65535])
+def test_a_port_may_be_any_that_there_is(port: int | None) -> None:
+    terms(port=port, endpoints=("127.0.0.1", port or 0))
+
+
+def test_a_context_for_servers_is_good() -> None:
+    assert terms(ssl=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)).new_endpoint() is not None
+    terms(ssl=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
 
 
 def test_subprotocols_must_be_a_list() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl as ssl_module
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -12,17 +13,22 @@ from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.tokens import BEARER
 
+_A_PORT = "0 for any, or a port up to 65535"
+
 
 class Terms:
     """The arguments of `serve` that are the same for every event loop, checked, and what follows from them.
 
-    authenticate, http, metrics: what the application gives; whether they can be called is all that is looked at.
+    handler, authenticate, http, metrics: what the application gives; whether they can be called is all that is looked
+        at.
     Raises ValueError for what cannot work, TypeError for a class in place of an authenticator.
     """
 
     def __init__(
         self,
         *,
+        handler: object,
+        port: int | None,
         path: str | None,
         authenticate: object,
         origins: Collection[str] | None,
@@ -34,18 +40,27 @@ class Terms:
         endpoints: bool | tuple[str, int],
         metrics: object,
         config: ConnectionConfig | None,
+        ssl: ssl_module.SSLContext | None,
     ) -> None:
         if isinstance(authenticate, type):
             raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
         if reauthenticate and authenticate is None:
             raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
-        _check("path", path is None or path.startswith("/"), "None, or a path that starts with '/'", path)
+        _check("handler", callable(handler), "an async function, or a RequestRouter", handler)
+        _check("port", port is None or _is_port(port), _A_PORT, port)
+        is_path = isinstance(path, str) and path.startswith("/")
+        _check("path", path is None or is_path, "None, or a path that starts with '/'", path)
         is_authenticator = authenticate is None or callable(getattr(authenticate, "verify", authenticate))
         _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
         _check("http", http is None or callable(http), "an async function", http)
         _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
         is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
         _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
+        if isinstance(endpoints, tuple):
+            _check("the port of endpoints", _is_port(endpoints[1]), _A_PORT, endpoints[1])
+        _check("config", config is None or isinstance(config, ConnectionConfig), "a ConnectionConfig", config)
+        is_server_side = isinstance(ssl, ssl_module.SSLContext) and ssl.protocol != ssl_module.PROTOCOL_TLS_CLIENT
+        _check("ssl", ssl is None or is_server_side, "None, or a server-side ssl.SSLContext", ssl)
         self.config = config or ConnectionConfig()
         self.path = path
         # Browsers want one of the subprotocols that they offer back, and the token must not be it.
@@ -70,6 +85,10 @@ class Terms:
             proxies=self._proxies,
             reauthenticate=self._reauthenticate,
         )
+
+
+def _is_port(port: object) -> bool:
+    return isinstance(port, int) and 0 <= port <= 65535
 
 
 def _check(name: str, is_good: bool, wanted: str, value: object) -> None:

@@ -29,8 +29,9 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
 
     handler: called with each connection; when it returns, the connection is closed with 1000, and with 1011 when
         it raises. A `RequestRouter` answers requests.
-    host, port: where to listen: None for all interfaces, and 0 for any port.
-    listeners: where to listen instead, of whatever kind: each accepts streams, and is closed at the end.
+    host, port: where to listen, one of them at least: no host for all interfaces, and 0 for any port.
+    listeners: where to listen instead, of whatever kind: each accepts streams, and is closed at the end. What one of
+        them raises ends the server, but for the system's errors that it is short of something.
     path: the only one that is served, None for every path.
     authenticate: a `JWTAuthenticator`, or an async function of a token or None and the `UpgradeRequest`, which returns
         a `Principal`, or a `Response` that refuses, or raises AuthenticationError. None lets everyone in.
@@ -66,8 +67,14 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
         ssl: SSLContext | None = None,
         backlog: int | None = None,
     ) -> None:
+        if listeners is None and host is None and port is None:
+            raise ValueError("nowhere to listen: neither host, nor port, nor listeners are given")
+        if listeners is not None and not (listeners and host is None and port is None):
+            raise ValueError("listeners are none, or given together with host or port; it must be some, alone")
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
         self._terms = Terms(
+            handler=self._handler,
+            port=port,
             path=path,
             authenticate=authenticate,
             origins=origins,
@@ -79,6 +86,7 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
             endpoints=endpoints,
             metrics=metrics,
             config=config,
+            ssl=ssl,
         )
         self._authenticate = authenticate
         self._http = http
