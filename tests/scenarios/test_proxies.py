@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
 from collections.abc import Callable
 from contextlib import suppress
@@ -34,6 +35,11 @@ async def eventually(network: Driver, function: Callable[[], T]) -> T:
     return results[0]
 
 
+@pytest.fixture(scope="module")
+def context() -> ssl.SSLContext:
+    return ssl.create_default_context()
+
+
 @pytest.mark.parametrize("scheme", ["ws", "wss"])
 @pytest.mark.parametrize(
     ("answer", "how", "error", "told"),
@@ -51,16 +57,24 @@ async def eventually(network: Driver, function: Callable[[], T]) -> T:
     ],
 )
 def test_it_is_told_what_a_proxy_did(
-    network: Driver, scheme: str, answer: bytes, how: str, error: type[Exception], told: str
+    network: Driver,
+    context: ssl.SSLContext,
+    scheme: str,
+    answer: bytes,
+    how: str,
+    error: type[Exception],
+    told: str,
 ) -> None:
     async def main() -> None:
-        config = ConnectionConfig(handshake=HandshakeLimits(timeout=max(network.seconds(5), 0.3), max_head=1000))
+        timeout = 0.3 if error is TimeoutError else 10
+        config = ConnectionConfig(handshake=HandshakeLimits(timeout=timeout, max_head=1000))
+        tls = {"ssl": context} if scheme == "wss" else {}
         with socket.create_server(("127.0.0.1", 0)) as listener:
             listener.setblocking(False)
             url = f"http://ada:secret@127.0.0.1:{listener.getsockname()[1]}"
 
             async def attempt() -> None:
-                async with network.adapter.connect(f"{scheme}://example.test/", proxy=url, config=config):
+                async with network.adapter.connect(f"{scheme}://example.test/", proxy=url, config=config, **tls):
                     raise AssertionError
 
             async with network.tasks() as start:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import random
 import socket
 import sys
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import pytest
@@ -157,6 +159,31 @@ def test_a_loop_that_has_ended_stays_at_its_end(network: Driver, step: int) -> N
                 await anext(connections)
 
     network.run(main)
+
+
+def test_a_loop_closes_a_connection_that_the_body_leaves_open_and_goes_on(network: Driver) -> None:
+    events: list[ReconnectEvent] = []
+
+    async def main() -> None:
+        async def handler(ws: Any) -> None:
+            await ws.wait_closed()
+
+        seen: list[Any] = []
+        async with network.serve(handler, config=plain(network)) as server:
+            connect = network.adapter.connect(
+                uri(server), backoff=backoff(network), config=plain(network), on_event=events.append
+            )
+            async for ws in connect:
+                assert all(info(earlier).code == 1000 for earlier in seen)
+                seen.append(ws)
+                if len(seen) == 3:
+                    await ws.close()
+        assert len(seen) == 3
+
+    network.run(main)
+    assert [type(event) for event in events] == [Opened, Retrying] * 2 + [Opened, Stopped]
+    assert [event.attempts for event in events if isinstance(event, (Opened, Stopped))] == [1, 2, 3, 3]
+    assert [event.attempt for event in events if isinstance(event, Retrying)] == [2, 3]
 
 
 @pytest.mark.parametrize("how", ["break", "raise", "cancel"])
@@ -473,6 +500,76 @@ def test_a_client_can_be_closed_whatever_it_is_at(network: Driver, moment: str) 
                     await call()
             assert (client.queued, client.is_open) == ((0, 0), False)
             assert client.messages_dropped == (moment != "idle")
+
+    network.run(main)
+
+
+@pytest.mark.parametrize("polite", [True, False])
+def test_closing_waits_for_a_connection_that_on_open_has_in_hand(network: Driver, polite: bool) -> None:
+    async def main() -> None:
+        shown: list[Any] = []
+
+        async def on_open(ws: Any) -> None:
+            shown.append(ws)
+            await network.sleep(3600)
+
+        async def handler(ws: Any) -> None:
+            await ws.wait_closed()
+
+        async with AsyncExitStack() as stack:
+            if polite:
+                server = await stack.enter_async_context(network.serve(handler, config=plain(network)))
+                where = uri(server)
+            else:
+                listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+                listener.setblocking(False)
+                where = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+                start = await stack.enter_async_context(network.tasks())
+                start(lambda: accept_and_read_no_more(network, listener, stack))
+            async with client_of(network, where, on_open=on_open) as client:
+                await network.until(lambda: shown)
+                begin = network.now()
+                await client.close(4001, "bye")
+                assert (shown[0].state, info(shown[0]).sent.code) == (State.CLOSED, 4001)
+                assert info(shown[0]).clean is polite
+                network.assert_elapsed(begin, 0 if polite else plain(network).close.timeout / network.scale)
+
+    network.run(main)
+
+
+async def accept_and_read_no_more(network: Driver, listener: socket.socket, stack: AsyncExitStack) -> None:
+    """Let one client in, and then say nothing."""
+    accepted: list[socket.socket] = []
+    request = b""
+
+    def turn() -> bool:
+        nonlocal request
+        with suppress(BlockingIOError):
+            if not accepted:
+                accepted.append(stack.enter_context(listener.accept()[0]))
+                accepted[0].setblocking(False)
+            request += accepted[0].recv(65536)
+        return b"\r\n\r\n" in request
+
+    await network.until(turn)
+    key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
+    accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+    answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    accepted[0].sendall(answer + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+
+
+def test_who_waits_for_room_goes_on_as_soon_as_there_is_some(network: Driver) -> None:
+    async def main() -> None:
+        peer = Peer()
+        queue = BacklogConfig(max_messages=1, max_bytes=2**24)
+        async with network.serve(peer, config=plain(network)) as server:
+            async with client_of(network, uri(server), queue=queue) as client, network.tasks() as start:
+                await client.connection()
+                await client.send(bytes(2**20))
+                assert client.queued[0] == 1
+                waiting = start(lambda: client.send("after it"))
+                await network.until(lambda: waiting.done)
+                await network.until(lambda: len(peer.received[0]) == 2)
 
     network.run(main)
 

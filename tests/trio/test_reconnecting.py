@@ -44,3 +44,9 @@ def test_sending_is_a_checkpoint_also_where_there_is_room(run_virtual: Run) -> N
             assert client.queued == (1, 1)
 
     run_virtual(main)
+
+
+def test_what_would_make_a_stream_is_refused_where_there_is_one() -> None:
+    stream, _ = trio.testing.memory_stream_pair()
+    with pytest.raises(ValueError, match=r"^stream is given together with host, port, for making one; leave one out$"):
+        connect("ws://127.0.0.1/", stream=stream, host="127.0.0.1", port=1)
