@@ -318,6 +318,8 @@ class TrioDriver(Driver):
     adapter = wsconnkit.trio
     settle = 0.0
     """Real seconds in which nothing happens before time moves on."""
+    capacity = 256 * 1024
+    """Bytes that are under way at most, in each direction of a connection."""
 
     def run(self, main: Main) -> None:
         self._clock = trio.testing.MockClock(autojump_threshold=self.settle)
@@ -337,7 +339,7 @@ class TrioDriver(Driver):
 
     @asynccontextmanager
     async def serve(self, handler: Any, **kwargs: Any) -> AsyncIterator[Any]:
-        listener = MemoryListener()
+        listener = MemoryListener(self.capacity)
         async with wsconnkit.trio.serve(handler, listeners=[listener], **kwargs) as server:
             self._listeners[server] = listener
             yield server

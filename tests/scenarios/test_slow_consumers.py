@@ -13,8 +13,8 @@ from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode
 
-from .driver import CANCELLED, Driver, Task
-from .raw import PLAIN, Arrivals, Readers, info, pair, raw_client
+from .driver import CANCELLED, Driver, Task, TrioDriver
+from .raw import PLAIN, Arrivals, Frame, Readers, info, pair, raw_client
 
 MORE_THAN_FITS = bytes(16 * 1024 * 1024)
 """No transport takes this from a peer that does not read."""
@@ -22,7 +22,7 @@ MORE_THAN_FITS = bytes(16 * 1024 * 1024)
 
 def slow(policy: SlowConsumer, *, room: int = 10_000, age: float | None = None) -> ConnectionConfig:
     queue = QueueConfig(max_unsent_bytes=room, max_unsent_age=age, slow_consumer=policy)
-    return ConnectionConfig(compression=None, queue=queue, close=CloseConfig(timeout=0.5))
+    return ConnectionConfig(compression=None, heartbeat=None, queue=queue, close=CloseConfig(timeout=0.5))
 
 
 async def end_of(sender: Task) -> ConnectionClosed | None:
@@ -164,14 +164,18 @@ def test_a_policy_that_drops_never_waits_and_counts(driver: Driver, policy: Slow
 def test_a_policy_that_closes_ends_with_1013(driver: Driver) -> None:
     async def main() -> None:
         arrivals = Arrivals(driver)
-        config = slow(SlowConsumer.CLOSE)
+        config = slow(SlowConsumer.CLOSE, age=driver.seconds(1000))
         async with driver.serve(arrivals, config=config) as server, raw_client(driver, server):
             ws = await arrivals.next()
             await ws.send(MORE_THAN_FITS)
             await driver.turn()
+            begun = driver.now()
             while ws.send_nowait(bytes(1000)):
                 pass
+            assert ws.state is not State.OPEN
             await ws.wait_closed()
+            if driver.exact:
+                assert driver.now() - begun < 1  # for the answer to the close, which does not come
             assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_CONSUMER)
 
     driver.run(main)
@@ -264,7 +268,9 @@ def test_a_peer_that_reads_slowly_is_kept(network: Driver) -> None:
             start, size = network.now(), 0
             while (elapsed := network.now() - start) < 100:
                 while size < 30 * 1024 * elapsed:
-                    size += len(await raw.wire.receive())
+                    data = await raw.wire.receive()
+                    assert data
+                    size += len(data)
                 await network.sleep(1)
             assert ws.state is State.OPEN
 
@@ -286,5 +292,42 @@ def test_a_broadcast_waits_for_none_of_those_who_do_not_read(driver: Driver) -> 
             assert all(ws.queued_bytes[1] <= 64 * 1024 + 128 * 1024 for ws in server.connections)
             for raw in stuck:
                 await raw.wire.close()
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("policy", SlowConsumer)
+def test_a_broadcast_to_a_thousand_waits_for_none_of_the_ten_that_do_not_read(policy: SlowConsumer) -> None:
+    """Over memory; asyncio's tests have it over sockets with small buffers."""
+    driver = TrioDriver()
+    driver.capacity = 4 * 1024
+    size, room, rounds = 2 * 1024, 16 * 1024, 15
+    queue = QueueConfig(write_high_water=2 * 1024, max_unsent_bytes=room, slow_consumer=policy)
+    config = ConnectionConfig(compression=None, heartbeat=None, queue=queue, close=CloseConfig(timeout=0.5))
+
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        async with driver.serve(arrivals, config=config) as server, AsyncExitStack() as stack:
+            clients = [await stack.enter_async_context(raw_client(driver, server)) for _ in range(1000)]
+            connections = [await arrivals.next() for _ in clients]
+            quick = [client for number, client in enumerate(clients) if number % 100]
+            stuck = connections[::100]
+            begun = driver.now()
+            most = 0
+            for round_ in range(rounds):
+                message = bytes([round_]) * size
+                assert driver.adapter.broadcast(connections, message) >= 990
+                for client in quick:
+                    assert await client.read() == Frame(Opcode.BINARY, message)
+                most = max(most, *(ws.queued_bytes[1] for ws in stuck))
+            assert driver.now() == begun
+            assert room // 2 < most <= room + 2 * (size + 4)
+            if policy is SlowConsumer.CLOSE:
+                assert all(ws.state is not State.OPEN for ws in stuck)
+            else:
+                assert all(ws.stats.messages_dropped > 0 for ws in stuck)
+            assert all(ws.state is State.OPEN for ws in connections if ws not in stuck)
+            for client in clients:
+                await client.wire.close()
 
     driver.run(main)
