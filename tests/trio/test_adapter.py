@@ -14,7 +14,7 @@ import pytest
 import trio
 import trio.testing
 import trustme
-from tests.scenarios.pipes import MemoryStream, Pipe
+from tests.scenarios.pipes import MemoryListener, MemoryStream, Pipe
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
@@ -79,6 +79,53 @@ def test_a_port_that_is_taken_is_told_and_nothing_is_left(run: Run) -> None:
             with pytest.raises(OSError, match="in use"):
                 async with serve(echo, "127.0.0.1", 0, endpoints=("127.0.0.1", port)):
                     pass
+
+    run(main)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        {},
+        {"host": "127.0.0.1", "port": 65536},
+        {"port": -1},
+        {"listeners": []},
+        {"listeners": [MemoryListener()], "host": "127.0.0.1"},
+        {"listeners": [MemoryListener()], "port": 0},
+    ],
+    ids=str,
+)
+def test_it_is_to_be_said_where_to_listen(where: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"listen|port"):
+        serve(echo, **where)
+
+
+def test_an_error_of_a_listener_ends_the_server_with_it(run_virtual: Run) -> None:
+    class Failing(MemoryListener):
+        async def accept(self) -> trio.abc.Stream:
+            await trio.sleep(1)
+            raise OSError("no more")
+
+    async def live() -> None:
+        async with serve(echo, listeners=[Failing(), MemoryListener()]) as server:
+            await server.wait_closed()
+
+    async def main() -> None:
+        with pytest.raises(ExceptionGroup) as caught:
+            await live()
+        assert caught.group_contains(OSError, match="no more")
+
+    run_virtual(main)
+
+
+def test_a_server_that_has_ended_has_nothing_to_drain(run: Run) -> None:
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server:
+            pass
+        for _ in range(2):
+            report = await server.drain()
+            assert str(report) == "drained 0 connections in 0.0 s"
+        assert server.is_draining
 
     run(main)
 

@@ -228,6 +228,33 @@ def test_a_tls_handshake_that_hangs_ends_at_its_timeout_or_with_the_server(
     run_virtual(main)
 
 
+def test_a_context_that_is_broken_later_takes_nobody_with_it(
+    run_virtual: Run, tls: ssl.SSLContext, trusting: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Moody(ssl.SSLContext):
+        is_good = False
+
+        def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+            if not self.is_good:
+                raise ValueError("not now")
+            return tls.wrap_bio(*args, **kwargs)
+
+    async def main() -> None:
+        context = Moody(ssl.PROTOCOL_TLS_SERVER)
+        listener = MemoryListener()
+        async with serve(echo, listeners=[listener], ssl=context):
+            stream = listener.connect()
+            assert await receive_all(stream) == b""
+            await stream.aclose()
+            context.is_good = True
+            async with connect("wss://127.0.0.1/", ssl=trusting, stream=listener.connect()) as ws:
+                assert await ws.ping() >= 0
+
+    with caplog.at_level(logging.ERROR):
+        run_virtual(main)
+    assert [record.__dict__["type"] for record in caplog.records] == ["tls_error"]
+
+
 @pytest.mark.parametrize("early", [8 * 1024, 1024 * 1024])
 def test_a_refusal_over_tls_is_not_lost_behind_early_data(
     run: Run, tls: ssl.SSLContext, trusting: ssl.SSLContext, early: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from ssl import SSLContext
 from typing import Any
@@ -106,18 +107,16 @@ class Reception:
             await self._departure.park()
 
     async def _secure(self, stream: trio.abc.Stream, ssl: SSLContext) -> trio.abc.Stream:
-        """Return the stream with TLS on it; where that fails, the first read tells."""
+        """Return the stream with TLS on it; where that fails or takes too long, the first read tells."""
         try:
             secured = trio.SSLStream(stream, ssl, server_side=True)
-            with trio.move_on_after(self._rules.config.handshake.timeout):
+            with trio.move_on_after(self._rules.config.handshake.timeout), suppress(trio.BrokenResourceError):
                 await secured.do_handshake()
-                return secured
-        except trio.BrokenResourceError:
-            return secured
         except Exception as error:  # of a context or a stream that is the application's
             log_server_error("tls_error", error)
-        await drop(stream)
-        return stream
+            await drop(stream)
+            return stream
+        return secured
 
 
 class _Guest:
