@@ -257,6 +257,8 @@ def test_a_handler_may_close_the_server(driver: Driver) -> None:
             async with driver.connect(server) as ws:
                 await server.wait_closed()
                 await ws.wait_closed()
+                assert (info(ws).code, info(ws).cause, info(ws).clean) == (1001, Cause.PEER_CLOSE, True)
+                assert not server.connections
 
     driver.run(main)
 

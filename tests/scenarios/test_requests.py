@@ -6,10 +6,12 @@ import json
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode
 from wsconnkit.service.envelope import RequestError
@@ -17,9 +19,16 @@ from wsconnkit.service.requests import RequestTimeout
 from wsconnkit.service.router import Request, RequestRouter
 
 from .driver import CANCELLED, Driver
-from .raw import PLAIN, Arrivals, Readers, raw_client
+from .raw import PLAIN, Arrivals, RawClient, Readers, raw_client
 
 MIB = 1024 * 1024
+MORE_THAN_FITS = 24 * MIB
+"""No network takes this from a peer that does not read."""
+
+
+def roomy(max_unsent_bytes: int = MIB) -> ConnectionConfig:
+    """Return the configuration of a connection that may be filled with `fill`."""
+    return replace(PLAIN, queue=QueueConfig(write_high_water=MORE_THAN_FITS, max_unsent_bytes=max_unsent_bytes))
 
 
 def envelope(kind: str, request_id: object, payload: Any = None) -> bytes:
@@ -64,14 +73,10 @@ async def peers(driver: Driver, work: Work) -> AsyncIterator[tuple[Any, Any]]:
         await answering.join()
 
 
-async def fill(driver: Driver, ws: Any) -> None:
-    """Send until the network takes no more, and what it has taken has arrived."""
-    waited = 0
-    while waited < 5:
-        if ws.send_if_ready(bytes(MIB)):
-            waited = 0
-        await driver.sleep(0.1 / driver.scale)
-        waited += 1
+def fill(ws: Any) -> None:
+    """Send until messages wait, with much before them that no network takes."""
+    while ws.send_if_ready(bytes(MIB)):
+        pass
 
 
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("inf"), -float("inf")])
@@ -124,7 +129,8 @@ def test_a_handler_may_ask_back_before_it_answers(driver: Driver) -> None:
     driver.run(main)
 
 
-def test_refusals_do_not_wait_for_a_peer_that_does_not_read(driver: Driver) -> None:
+@pytest.mark.parametrize("room", [MIB, 20_000])
+def test_refusals_do_not_wait_for_a_peer_that_does_not_read_but_for_their_turn(driver: Driver, room: int) -> None:
     async def main() -> None:
         work = Work(driver)
         arrivals: list[Any] = []
@@ -133,17 +139,36 @@ def test_refusals_do_not_wait_for_a_peer_that_does_not_read(driver: Driver) -> N
             arrivals.append(ws)
             await driver.adapter.answer_requests(work.router, ws)
 
-        async with driver.serve(handler, config=PLAIN) as server, raw_client(driver, server) as client:
+        async with driver.serve(handler, config=roomy(room)) as server, raw_client(driver, server) as client:
             await driver.until(lambda: arrivals)
             (ws,) = arrivals
-            await fill(driver, ws)
+            fill(ws)
             padding = "x" * 10_000
             for i in range(300):  # much more than the inbox holds
                 await client.send(Opcode.TEXT, envelope("request", str(i), {"action": "unknown", "padding": padding}))
             await client.send(Opcode.TEXT, envelope("request", "last", {"action": "wait"}))
             await driver.until(lambda: work.begun)
+            await client.send(Opcode.TEXT, envelope("request", "end", {"action": "echo", "value": "read"}))
+            answers = [answer async for answer in answers_to(client)]
+            refused = [answer["requestId"] for answer in answers[:-1]]
+            assert refused == [str(i) for i in range(len(refused))]
+            assert {answer["payload"]["code"] for answer in answers[:-1]} == {"unknown_action"}
+            assert answers[-1]["payload"] == "read"
+            assert ws.stats.messages_dropped == 300 - len(refused)
+            if room == MIB:
+                assert len(refused) == 300
+            else:  # where each takes 128 bytes more than its payload
+                assert 20_000 / 400 < len(refused) < 20_000 / 128
         await ws.wait_closed()
         await driver.until(lambda: work.cancelled)
+
+    async def answers_to(client: RawClient) -> AsyncIterator[Any]:
+        answer: dict[str, Any] = {}
+        while answer.get("requestId") != "end":
+            frame = await client.read()
+            assert frame is not None
+            if frame.opcode is Opcode.TEXT:
+                yield (answer := json.loads(frame.payload))
 
     driver.run(main)
 
@@ -268,9 +293,9 @@ def test_a_request_that_waits_to_be_sent_may_be_given_up_and_sends_nothing(drive
     async def main() -> None:
         arrivals = Arrivals(driver)
         async with driver.serve(arrivals, config=PLAIN) as server, driver.tasks() as start:
-            async with driver.connect(server, config=PLAIN) as ws:
+            async with driver.connect(server, config=roomy()) as ws:
                 other = await arrivals.next()
-                await fill(driver, ws)
+                fill(ws)
                 count = ws.stats.messages_sent
                 cancelled = start(lambda: ws.request("cancelled", None))
                 await driver.sleep(1)
