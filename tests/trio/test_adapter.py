@@ -19,6 +19,7 @@ from tests.scenarios.pipes import MemoryListener, MemoryStream, Pipe
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause
+from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
 from wsconnkit.protocol.connection import Connection as Core
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError, ProxyRefused
 from wsconnkit.protocol.frames import Opcode, encode_frame
@@ -385,6 +386,76 @@ def test_every_call_is_a_checkpoint(run: Run) -> None:
     run(main)
 
 
+def test_a_read_with_very_many_messages_leaves_others_their_turn(run_virtual: Run) -> None:
+    async def main() -> None:
+        pair = trio.testing.memory_stream_pair()
+        request, agreement = await agreed(*pair)
+        config = ConnectionConfig(compression=None, queue=QueueConfig(max_messages=10_000))
+        async with attach(pair[1], request, agreement, config=config) as ws:
+            await pair[0].send_all(encode_frame(Opcode.BINARY, b"x", mask=b"mask") * 9000)
+            assert await ws.recv() == b"x"
+            assert ws.queued_bytes[0] < 5000
+            for _ in range(8999):
+                await ws.recv()
+            await pair[0].aclose()
+
+    run_virtual(main)
+
+
+def test_who_gives_up_a_turn_that_has_just_come_holds_up_nobody(run_virtual: Run) -> None:
+    class Cancelling(MemoryStream):
+        scope: trio.CancelScope | None = None
+
+        async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+            await super().send_all(data)
+            if self.scope is not None:
+                self.scope.cancel()
+
+    async def main() -> None:
+        up, down = Pipe(1000), Pipe(1000)
+        client, server = MemoryStream(down, up), Cancelling(up, down)
+        request, agreement = await agreed(client, server)
+        config = ConnectionConfig(compression=None, queue=QueueConfig(write_high_water=1))
+        async with attach(server, request, agreement, config=config) as ws, trio.open_nursery() as nursery:
+            await ws.send(bytes(2000))
+            await trio.testing.wait_all_tasks_blocked()
+
+            async def give_up() -> None:
+                with trio.CancelScope() as server.scope:
+                    await ws.send("first")
+
+            nursery.start_soon(give_up)
+            await trio.testing.wait_all_tasks_blocked()
+            nursery.start_soon(ws.send, "second")
+            await trio.testing.wait_all_tasks_blocked()
+            received = b""
+            with trio.move_on_after(1):
+                while b"second" not in received:
+                    received += await client.receive_some()
+            assert received.endswith(b"\x81\x06second")
+            assert b"first" not in received
+            await client.aclose()
+
+    run_virtual(main)
+
+
+def test_nothing_waits_for_the_network_any_more_after_the_end(run_virtual: Run) -> None:
+    async def main() -> None:
+        ours, theirs = trio.testing.lockstep_stream_pair()
+        request, agreement = await agreed(theirs, ours)
+        async with attach(ours, request, agreement, config=PLAIN) as ws:
+            await ws.send(bytes(1_000_000))
+            ws.send_nowait("waits")
+            await trio.testing.wait_all_tasks_blocked()
+            assert ws.queued_bytes[1] > 1_000_000
+            ws.abort()
+            await ws.wait_closed()
+            assert ws.queued_bytes == (0, 0)
+        await theirs.aclose()
+
+    run_virtual(main)
+
+
 def test_a_handler_that_only_sends_leaves_others_their_turn(run: Run) -> None:
     async def main() -> None:
         async def handler(ws: Connection) -> None:
@@ -504,8 +575,10 @@ def test_an_error_of_ours_ends_the_block_with_it_and_leaves_no_task(
                 await pair[0].send_all(encode_frame(Opcode.PING, b"", mask=b"mask"))
                 await ws.recv()
 
+        start = trio.current_time()
         with pytest.raises(ExceptionGroup) as caught:
             await live()
+        assert trio.current_time() - start < (31 if call == "handle_timeout" else 1)  # when it is called at all
         error: Any = caught.value
         while not isinstance(error, ZeroDivisionError):
             (error,) = error.exceptions

@@ -115,10 +115,12 @@ def test_errors_of_tasks_are_raised_also_where_the_block_is_cancelled(run_virtua
 @pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt()], ids=repr)
 def test_a_close_that_fails_leaves_nobody_waiting(run_virtual: Run, error: BaseException) -> None:
     async def main() -> None:
-        with pytest.raises(type(error)) as caught, trio.fail_after(5):
+        start = trio.current_time()
+        with pytest.raises(type(error)) as caught, trio.move_on_after(5):
             async with Owning(Resource(error=error), trio.sleep_forever):
                 raise ValueError("less than that")
         assert caught.value is error
+        assert trio.current_time() == start
 
     run_virtual(main)
 
@@ -146,19 +148,19 @@ def test_blocks_of_one_client_may_be_in_several_tasks(run: Run) -> None:
     async def main() -> None:
         async with serve(echo, "127.0.0.1", 0) as server:
             client = connect(uri(server))
-            turns = [trio.Event() for _ in range(3)]
 
-            async def use(number: int, turn: trio.Event) -> None:
+            async def use(text: str, task_status: trio.TaskStatus[trio.Event]) -> None:
+                turn = trio.Event()
                 async with client as ws:
+                    task_status.started(turn)
                     await turn.wait()
-                    await ws.send(str(number))
-                    assert await ws.recv() == str(number)
+                    await ws.send(text)
+                    assert await ws.recv() == text
                 assert info(ws).clean
 
             async with trio.open_nursery() as nursery:
-                for number, turn in enumerate(turns):
-                    nursery.start_soon(use, number, turn)
-                for left, turn in enumerate(turns):
+                turns = [await nursery.start(use, text) for text in ("one", "two", "three")]
+                for left, turn in enumerate(turns):  # not in the order in which nested blocks are left
                     while len(server.connections) != 3 - left:
                         await trio.sleep(0.001)
                     turn.set()

@@ -16,14 +16,14 @@ import trio
 import trio.testing
 from tests.scenarios.pipes import MemoryListener
 
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
 from wsconnkit.protocol.errors import InvalidStatus
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
 from wsconnkit.service.keys import MAX_WAIT
 from wsconnkit.service.principal import KeysNeeded, KeysUnavailable, Principal
-from wsconnkit.trio import Server, connect, serve
+from wsconnkit.trio import Connection, Server, connect, serve
 
 from .peers import UPGRADE, Run, echo
 
@@ -106,8 +106,7 @@ def test_a_verification_of_a_fresh_token_that_fails_when_it_is_cancelled_takes_n
         async with serve(echo, listeners=[listener], authenticate=authenticate, reauthenticate=True) as server:
             async with connect("ws://test.invalid/", stream=listener.connect(), token="good") as staying:
                 async with connect("ws://test.invalid/", stream=listener.connect(), token="good") as ws:
-                    auth = {"type": "auth", "requestId": "1", "payload": {"token": "other"}}
-                    await ws.send(json.dumps(auth))
+                    await ws.send(auth("1", "other"))
                     await trio.sleep(1)
                     if end == "time out":
                         answer = await ws.recv()
@@ -115,6 +114,62 @@ def test_a_verification_of_a_fresh_token_that_fails_when_it_is_cancelled_takes_n
                 await trio.sleep(1)
                 assert await staying.ping() >= 0
                 assert len(server.connections) == 1
+
+    run_virtual(main)
+
+
+def auth(request_id: str, token: str) -> str:
+    return json.dumps({"type": "auth", "requestId": request_id, "payload": {"token": token}})
+
+
+def test_a_fresh_token_of_a_client_that_has_left_is_verified_no_further(run_virtual: Run) -> None:
+    async def main() -> None:
+        ended: list[float] = []
+
+        async def authenticate(token: str | None, request: UpgradeRequest) -> Principal:
+            if token != "good":
+                try:
+                    await trio.sleep_forever()
+                finally:
+                    ended.append(trio.current_time())
+            return Principal(subject="alice")
+
+        listener = MemoryListener()
+        async with serve(echo, listeners=[listener], authenticate=authenticate, reauthenticate=True):
+            async with connect("ws://test.invalid/", stream=listener.connect(), token="good") as ws:
+                await ws.send(auth("1", "other"))
+                await trio.sleep(1)
+                assert not ended
+            left = trio.current_time()
+            await trio.sleep(60)
+        assert ended == [left]
+
+    run_virtual(main)
+
+
+def test_an_answer_that_is_not_read_is_dropped_for_the_next(run_virtual: Run) -> None:
+    async def main() -> None:
+        async def flood(ws: Connection) -> None:
+            await ws.send(bytes(10_000))
+            await ws.wait_closed()
+
+        listener = MemoryListener(capacity=1000)
+        config = ConnectionConfig(compression=None, queue=QueueConfig(write_high_water=1))
+        async with serve(flood, listeners=[listener], authenticate=alice, reauthenticate=True, config=config):
+            stream = listener.connect()
+            await stream.send_all(UPGRADE)
+            assert (await stream.receive_some()).startswith(b"HTTP/1.1 101 ")
+            for request_id in ("first", "second"):
+                message = auth(request_id, "fresh").encode()
+                await stream.send_all(encode_frame(Opcode.TEXT, message, mask=b"mask"))
+                await trio.sleep(1)
+            received = b""
+            with trio.move_on_after(1):
+                while True:
+                    received += await stream.receive_some()
+            assert b"second" in received
+            assert b"first" not in received
+            await stream.aclose()
 
     run_virtual(main)
 

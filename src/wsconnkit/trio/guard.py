@@ -82,7 +82,6 @@ class Guard:
                 reply = self._session.not_renewed(error, renew.request_id, time.time())
             else:
                 reply = self._session.renewed(principal, renew.request_id, trio.current_time(), time.time())
-            self._alarm.cancel()
             if not scope.cancel_called:
                 self._alarm.set(self._session.next_timeout())
             with suppress(ConnectionClosed):
