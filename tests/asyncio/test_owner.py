@@ -10,7 +10,7 @@ from .conftest import Echo
 from .peers import Run, port
 
 
-def test_a_connect_is_for_one_block_at_a_time(run: Run, echo: Echo) -> None:
+def test_a_connect_is_for_one_block_at_a_time(run_virtual: Run, echo: Echo) -> None:
     async def main() -> None:
         async with serve(echo, "127.0.0.1", 0) as server:
             connecting = connect(f"ws://127.0.0.1:{port(server)}/")
@@ -24,10 +24,10 @@ def test_a_connect_is_for_one_block_at_a_time(run: Run, echo: Echo) -> None:
                 assert another is not ws
             assert another.close_info is not None
 
-    run(main())
+    run_virtual(main())
 
 
-def test_a_serve_is_for_one_block_at_a_time(run: Run, echo: Echo) -> None:
+def test_a_serve_is_for_one_block_at_a_time(run_virtual: Run, echo: Echo) -> None:
     async def main() -> None:
         serving = serve(echo, "127.0.0.1", 0)
         async with serving as server:
@@ -38,7 +38,7 @@ def test_a_serve_is_for_one_block_at_a_time(run: Run, echo: Echo) -> None:
         async with serving as another:
             assert another is not server
 
-    run(main())
+    run_virtual(main())
 
 
 def test_a_block_that_could_not_begin_can_be_tried_again(run: Run) -> None:

@@ -22,6 +22,7 @@ from wsconnkit.protocol.errors import (
     InvalidStatus,
     LocalProtocolError,
 )
+from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig
@@ -530,15 +531,40 @@ def test_closing_waits_for_a_connection_that_on_open_has_in_hand(network: Driver
                 await network.until(lambda: shown)
                 begin = network.now()
                 await client.close(4001, "bye")
-                assert (shown[0].state, info(shown[0]).sent.code) == (State.CLOSED, 4001)
+                assert (shown[0].state, shown[0].close_info.sent.code) == (State.CLOSED, 4001)
                 assert info(shown[0]).clean is polite
                 network.assert_elapsed(begin, 0 if polite else plain(network).close.timeout / network.scale)
 
     network.run(main)
 
 
-async def accept_and_read_no_more(network: Driver, listener: socket.socket, stack: AsyncExitStack) -> None:
-    """Let one client in, and then say nothing."""
+def test_closing_waits_for_a_connection_that_the_server_is_closing(network: Driver) -> None:
+    async def main() -> None:
+        shown: list[Any] = []
+
+        async def on_open(ws: Any) -> None:
+            shown.append(ws)
+
+        async with AsyncExitStack() as stack:
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            listener.setblocking(False)
+            start = await stack.enter_async_context(network.tasks())
+            going_away = encode_frame(Opcode.CLOSE, b"\x03\xe9")
+            start(lambda: accept_and_read_no_more(network, listener, stack, going_away))
+            where = f"ws://127.0.0.1:{listener.getsockname()[1]}/"
+            async with client_of(network, where, on_open=on_open) as client:
+                await network.until(lambda: shown and shown[0].state is not State.OPEN)
+                assert shown[0].state is not State.CLOSED
+                await client.close()
+                assert shown[0].state is State.CLOSED
+
+    network.run(main)
+
+
+async def accept_and_read_no_more(
+    network: Driver, listener: socket.socket, stack: AsyncExitStack, words: bytes = b""
+) -> None:
+    """Let one client in, say `words`, and then nothing."""
     accepted: list[socket.socket] = []
     request = b""
 
@@ -555,21 +581,32 @@ async def accept_and_read_no_more(network: Driver, listener: socket.socket, stac
     key = request.partition(b"Sec-WebSocket-Key: ")[2].partition(b"\r\n")[0]
     accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
     answer = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    accepted[0].sendall(answer + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n")
+    accepted[0].sendall(answer + b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n" + words)
 
 
 def test_who_waits_for_room_goes_on_as_soon_as_there_is_some(network: Driver) -> None:
     async def main() -> None:
         peer = Peer()
-        queue = BacklogConfig(max_messages=1, max_bytes=2**24)
-        async with network.serve(peer, config=plain(network)) as server:
-            async with client_of(network, uri(server), queue=queue) as client, network.tasks() as start:
-                await client.connection()
+        reads: list[bool] = []
+
+        async def handler(ws: Any) -> None:
+            await network.until(lambda: reads)
+            await peer(ws)
+
+        async def send() -> None:
+            for _ in range(40):
                 await client.send(bytes(2**20))
-                assert client.queued[0] == 1
-                waiting = start(lambda: client.send("after it"))
-                await network.until(lambda: waiting.done)
-                await network.until(lambda: len(peer.received[0]) == 2)
+
+        queue = BacklogConfig(max_messages=1)
+        async with network.serve(handler, config=plain(network)) as server:
+            async with client_of(network, uri(server), queue=queue) as client, network.tasks() as start:
+                sending = start(send)
+                for _ in range(300):
+                    await network.turn()
+                assert not sending.done
+                reads.append(True)
+                await network.until(lambda: sending.done)
+                await network.until(lambda: len(peer.received[0]) == 40)
 
     network.run(main)
 

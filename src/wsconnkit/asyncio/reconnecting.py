@@ -193,7 +193,7 @@ class ReconnectingClient:
         self._notify()
         try:
             await self._hand_over(ws)
-            await ws.wait_closed()
+            await ws.wait_closed()  # until when close() is to find it
         finally:
             self._ws = None
 

@@ -196,7 +196,6 @@ class ReconnectingClient(Owner["ReconnectingClient"]):
         self._notify()
         try:
             await self._hand_over(ws)
-            await ws.wait_closed()
         finally:
             self._ws = None
 
