@@ -98,7 +98,7 @@ def test_the_reconnecting_client_waits_for_its_server() -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as client:
         try:
             assert client.stdout is not None
-            assert re.fullmatch(r"attempt 1 follows in [012]\.\d s\n", client.stdout.readline())
+            assert re.fullmatch(r"attempt 2 follows in [012]\.\d s\n", client.stdout.readline())
             with running("echo_server.py", port):
                 stdout, stderr = client.communicate(timeout=60)
         finally:
