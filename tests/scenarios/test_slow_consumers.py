@@ -251,7 +251,9 @@ def test_where_none_waits_to_send_a_connection_holds_what_it_may(network: Driver
             else:
                 assert most > 4_000_000
                 assert ends == [None] * 100
-                assert ws.stats.messages_dropped == 100 - ws.stats.messages_sent - 4
+                assert ws.stats.messages_dropped > 0
+                waiting = 100 - ws.stats.messages_sent - ws.stats.messages_dropped
+                assert 0 <= waiting <= 4  # fewer where the kernel has taken one more since
 
     network.run(main)
 
