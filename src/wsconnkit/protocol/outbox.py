@@ -2,8 +2,8 @@
 
 They are neither framed nor compressed before the transport has room for them, so dropping one harms no other.
 
-A connection owns its outbox; adapters look at `line`, `size` and `blocks`, and call the connection. While `is_clear` (nothing waits, and the
-adapter has not said `writing_paused`) a message is sent at once. Otherwise
+A connection owns its outbox; adapters look at `line`, `size` and `blocks`, and call the connection. While `is_clear`
+(nothing waits, and the adapter has not said `writing_paused`) a message is sent at once. Otherwise
 
 - `send_nowait` puts a message at the end of the line, as far as `QueueConfig` allows;
 - `queue_up` puts a sender there who waits for its turn, `leave` takes it out again;

@@ -31,7 +31,7 @@ class Connection(BaseConnection):
     """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
 
     One task may receive, any number may send, ping and close. All calls are checkpoints; a cancelled one leaves the
-    connection whole.
+    connection whole, and so does Ctrl-C.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class Connection(BaseConnection):
         """Bytes that wait for the application, and for the network."""
         return self._inbox.size, self._pump.writer.unsent
 
+    @trio.lowlevel.enable_ki_protection
     async def recv(self) -> str | bytes:
         """Return the next message; messages that arrived before the end are returned after it too.
 
@@ -104,6 +105,7 @@ class Connection(BaseConnection):
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
+    @trio.lowlevel.enable_ki_protection
     async def send(self, message: Content | PreparedMessage) -> None:
         """Send a message, text for `str` and binary otherwise, after waiting while too much is unsent.
 
@@ -124,6 +126,7 @@ class Connection(BaseConnection):
         if self._on_sent_size is not None:
             self._on_sent_size(size)
 
+    @trio.lowlevel.enable_ki_protection
     def send_nowait(self, message: Content | PreparedMessage) -> bool:
         """Send a message now, or when all before it has gone out; return False if the peer is too slow, or is gone.
 
@@ -135,6 +138,7 @@ class Connection(BaseConnection):
         (self._pump.arm if is_taken else self._pump.pump)()
         return is_taken
 
+    @trio.lowlevel.enable_ki_protection
     def send_if_ready(self, message: Content | PreparedMessage) -> bool:
         """Send a message if nothing is to wait for, and tell whether it was sent."""
         if not self._pump.writer.is_ready_to_send:
@@ -180,6 +184,7 @@ class Connection(BaseConnection):
         self.start_close(code, reason, Cause.LOCAL_CLOSE)
         await self._pump.gone.wait()
 
+    @trio.lowlevel.enable_ki_protection
     def start_close(self, code: int, reason: str, cause: Cause) -> None:
         """Begin to close, without waiting; `cause` goes into `close_info`."""
         self._core.close(code, reason, trio.current_time(), cause=cause)
