@@ -7,8 +7,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any
 
-LIMIT = 60.0
-"""Seconds; the longest scenario takes a few."""
+LIMIT = 120.0
+"""Seconds; the longest test takes a tenth of it."""
 _AGAIN = 10.0
 """Seconds that it may take then to clean up."""
 

@@ -8,12 +8,15 @@ import trio
 import trio.testing
 import trustme
 
+from ..watchdog import watchdog
+
 Main = Callable[[], Awaitable[None]]
 
 
 async def _checked(main: Main) -> None:
     before = trio.lowlevel.current_statistics().tasks_living
-    with trio.fail_after(1_000_000):
+    token = trio.lowlevel.current_trio_token()
+    with trio.CancelScope() as scope, watchdog(lambda: token.run_sync_soon(scope.cancel)):
         await main()
     assert trio.lowlevel.current_statistics().tasks_living == before
 
