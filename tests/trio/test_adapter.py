@@ -94,7 +94,7 @@ def test_a_port_that_is_taken_is_told_and_nothing_is_left(run: Run) -> None:
         {"listeners": [MemoryListener()], "host": "127.0.0.1"},
         {"listeners": [MemoryListener()], "port": 0},
     ],
-    ids=str,
+    ids=lambda where: "-".join(where) or "nowhere",
 )
 def test_it_is_to_be_said_where_to_listen(where: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r"listen|port"):
