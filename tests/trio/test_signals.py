@@ -235,4 +235,8 @@ def test_ctrl_c_arrives_where_the_application_waits_and_clients_are_told(run_vir
                 await live(nursery)
         assert told == [1001, 1001, 1001]
 
-    run_virtual(main)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which trio looks for
+    try:
+        run_virtual(main)
+    finally:
+        signal.signal(signal.SIGINT, before)
