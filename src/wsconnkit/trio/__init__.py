@@ -6,8 +6,8 @@ except ModuleNotFoundError as error:
     text = "wsconnkit.trio needs trio; install it with: pip install 'wsconnkit[trio]'"
     raise ModuleNotFoundError(text, name=error.name) from None
 
+from wsconnkit.service.broadcast import broadcast
 from wsconnkit.trio.attach import attach
-from wsconnkit.trio.broadcast import broadcast
 from wsconnkit.trio.client import connect
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.reconnecting import ReconnectingClient

@@ -1,14 +1,21 @@
-"""One message to many connections, on trio."""
+"""One message to many connections, on every event loop."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Protocol
 
 from wsconnkit.protocol.prepared import Content, PreparedMessage
-from wsconnkit.trio.connection import Connection
 
 
-def broadcast(connections: Iterable[Connection], message: Content | PreparedMessage) -> int:
+class Recipient(Protocol):
+    """A connection that takes messages without waiting."""
+
+    def send_nowait(self, message: Content | PreparedMessage) -> bool:
+        """Tell whether the message was taken."""
+
+
+def broadcast(connections: Iterable[Recipient], message: Content | PreparedMessage) -> int:
     """Send a message to each of `connections` by `send_nowait`; return how many have taken it.
 
     It is framed once for all of them, and compressed once for all that do it with the same settings.
