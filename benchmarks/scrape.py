@@ -21,7 +21,7 @@ from importlib.metadata import version
 from wsconnkit.machines.closing import State
 from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
@@ -36,8 +36,8 @@ class Peer:
 
     def __init__(self, number: int) -> None:
         deflate = DeflateParams(True, True, 15, 15)
-        self.core = Connection(Role.SERVER, now=0.0, deflate=deflate)
-        client = Connection(Role.CLIENT, now=0.0, deflate=deflate)
+        self.core = ConnectionProtocol(Role.SERVER, now=0.0, deflate=deflate)
+        client = ConnectionProtocol(Role.CLIENT, now=0.0, deflate=deflate)
         for size in (32, 300 + number % 1000, 2000):
             client.send("x" * size, 0.0)
             self.core.receive_data(client.data_to_send(), 0.0)

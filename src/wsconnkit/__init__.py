@@ -17,7 +17,7 @@ from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import Connection, Timer, Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, Timer, TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import (
     ClientClosed,
@@ -94,11 +94,11 @@ __all__ = [
     "CompressionConfig",
     "CompressionStats",
     "ConcurrencyError",
-    "Connection",
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
     "ConnectionConfig",
+    "ConnectionProtocol",
     "ConnectionStats",
     "Deadlines",
     "DrainReport",
@@ -148,7 +148,7 @@ __all__ = [
     "Timer",
     "TokenBucket",
     "TokenBuckets",
-    "Transport",
+    "TransportAction",
     "TrustedProxies",
     "UpgradeRequest",
     "WhenFull",

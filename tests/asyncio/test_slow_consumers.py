@@ -22,7 +22,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError
 from wsconnkit.protocol.events import Message, PongReceived
@@ -46,7 +46,7 @@ def settings(policy: SlowConsumer = BLOCK, *, room: int = 100 * KIB, age: float 
 class SlowClient:
     """A client with little room in its socket, that reads when it is told to."""
 
-    def __init__(self, sock: socket.socket, core: Core) -> None:
+    def __init__(self, sock: socket.socket, core: ConnectionProtocol) -> None:
         self._sock = sock
         self._core = core
         self._loop = asyncio.get_running_loop()

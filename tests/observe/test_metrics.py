@@ -18,7 +18,7 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.observe.metrics import MeasuredConnection, ServerMetrics, render_metrics
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.events import Closed, HeartbeatPinged, HeartbeatStalled, PongReceived
 from wsconnkit.protocol.frames import Role
@@ -77,9 +77,9 @@ class Link:
         compression = CompressionConfig(threshold=100)
         config = ConnectionConfig(limits=limits or FrameLimits(), compression=compression, heartbeat=None)
         deflate = DeflateParams(True, True, 15, 15)
-        self.server = Connection(Role.SERVER, config, now=0.0, deflate=deflate)
+        self.server = ConnectionProtocol(Role.SERVER, config, now=0.0, deflate=deflate)
         config = ConnectionConfig(compression=compression, heartbeat=None)
-        self.client = Connection(Role.CLIENT, config, now=0.0, deflate=deflate)
+        self.client = ConnectionProtocol(Role.CLIENT, config, now=0.0, deflate=deflate)
         self.queued_bytes = (0, 0)
 
     @property

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers, HeadersLike
@@ -179,7 +179,7 @@ def expire(handshake: ServerHandshake | ClientHandshake) -> float:
     return deadline
 
 
-def messages(connection: Connection) -> list[str | bytes]:
+def messages(connection: ConnectionProtocol) -> list[str | bytes]:
     return [event.data for event in connection.events() if isinstance(event, Message)]
 
 

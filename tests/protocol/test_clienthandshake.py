@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus, LocalProtocolError
 from wsconnkit.protocol.http import Headers
@@ -104,7 +104,7 @@ def test_client_takes_a_101(data: bytes, chunk: int | None) -> None:
     assert handshake.agreement is not None
     assert (handshake.agreement.subprotocol, handshake.agreement.deflate) == (None, None)
     assert handshake.agreement.headers.get("Sec-WebSocket-Accept") == ACCEPT
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.OPEN, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.OPEN, None)
 
 
 DEFLATE = "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover"
@@ -127,7 +127,11 @@ def test_client_refuses_a_101_that_breaks_the_protocol(data: bytes, message: str
     assert type(handshake.error) is InvalidHandshake
     assert str(handshake.error).startswith("the server's response breaks the protocol: ")
     assert message in str(handshake.error)
-    assert (handshake.agreement, handshake.transport, handshake.next_timeout()) == (None, Transport.ABORT, None)
+    assert (handshake.agreement, handshake.transport_action, handshake.next_timeout()) == (
+        None,
+        TransportAction.ABORT,
+        None,
+    )
     with pytest.raises(LocalProtocolError):
         handshake.connection(0.0)
 
@@ -139,7 +143,11 @@ def broken_limit(data: bytes, chunk: int | None = None) -> str:
         handshake.receive_data(piece, 0.0)
     assert isinstance(handshake.error, InvalidHandshake)
     assert not isinstance(handshake.error, InvalidStatus)
-    assert (handshake.agreement, handshake.transport, handshake.next_timeout()) == (None, Transport.ABORT, None)
+    assert (handshake.agreement, handshake.transport_action, handshake.next_timeout()) == (
+        None,
+        TransportAction.ABORT,
+        None,
+    )
     with pytest.raises(LocalProtocolError):
         handshake.connection(0.0)
     return str(handshake.error)
@@ -203,7 +211,7 @@ def test_a_server_that_only_ever_sends_informational_responses_is_left_at_the_li
             break
     assert str(handshake.error) == "the server's response breaks a limit: the head is longer than 400 bytes"
     assert 400 < taken <= max(420 + chunk, 2 * chunk)  # the seventh of them ends at 420
-    assert handshake.transport is Transport.ABORT
+    assert handshake.transport_action is TransportAction.ABORT
 
 
 @pytest.mark.parametrize(
@@ -225,7 +233,7 @@ def test_client_refuses_what_is_no_http(data: bytes, chunk: int | None) -> None:
         handshake.receive_data(piece, 0.0)
     assert isinstance(handshake.error, InvalidHandshake)
     assert "the server's response is malformed" in str(handshake.error)
-    assert handshake.transport is Transport.ABORT
+    assert handshake.transport_action is TransportAction.ABORT
 
 
 # The client is refused.
@@ -266,7 +274,7 @@ def test_client_learns_how_it_was_refused(data: bytes, eof: bool, body: bytes, c
         handshake.receive_data(piece, 0.0)
     if eof:
         # However the body ends, what there is of it says more than its end.
-        assert (handshake.error, handshake.transport) == (None, Transport.OPEN)
+        assert (handshake.error, handshake.transport_action) == (None, TransportAction.OPEN)
         if end == "eof":
             handshake.receive_eof(0.0)
         elif end == "reset":
@@ -276,7 +284,7 @@ def test_client_learns_how_it_was_refused(data: bytes, eof: bool, body: bytes, c
     assert isinstance(handshake.error, InvalidStatus)
     refused = handshake.error.response
     assert (refused.status, refused.headers.get("x-a"), refused.body) == (403, "1", body)
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
 
 
 @pytest.mark.parametrize("line", ["HTTP/1.1 403 Forbidden", "HTTP/1.1 200 OK", "HTTP/1.0 301 Moved"])
@@ -288,7 +296,11 @@ def test_the_limits_hold_for_other_responses_too(headers: list[str], message: st
     assert isinstance(handshake.error, InvalidHandshake)
     assert not isinstance(handshake.error, InvalidStatus)
     assert str(handshake.error) == f"the server's response breaks a limit: {message}"
-    assert (handshake.agreement, handshake.transport, handshake.next_timeout()) == (None, Transport.ABORT, None)
+    assert (handshake.agreement, handshake.transport_action, handshake.next_timeout()) == (
+        None,
+        TransportAction.ABORT,
+        None,
+    )
     first = handshake.error
     handshake.receive_data(b"more", 0.0)
     handshake.receive_eof(0.0)
@@ -352,7 +364,7 @@ def test_client_says_that_the_transport_ended_before_the_answer(data: bytes) -> 
     handshake.receive_eof(1.0)
     assert isinstance(handshake.error, HandshakeInterrupted)
     assert str(handshake.error) == "the connection ended during the opening handshake: EOF"
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
     first = handshake.error
     handshake.receive_eof(2.0)
     assert handshake.error is first
@@ -382,7 +394,11 @@ def test_client_gives_up_on_a_server_that_is_too_slow() -> None:
     assert expire(handshake) == 4.0
     assert isinstance(handshake.error, TimeoutError)
     assert str(handshake.error) == "no complete response within 4 s"
-    assert (handshake.agreement, handshake.transport, handshake.next_timeout()) == (None, Transport.ABORT, None)
+    assert (handshake.agreement, handshake.transport_action, handshake.next_timeout()) == (
+        None,
+        TransportAction.ABORT,
+        None,
+    )
 
 
 def test_after_a_failure_the_client_takes_nothing_more() -> None:
@@ -392,7 +408,7 @@ def test_after_a_failure_the_client_takes_nothing_more() -> None:
     handshake.receive_data(response(), 20.0)
     handshake.receive_eof(20.0)
     handshake.handle_timeout(30.0)
-    assert (handshake.error, handshake.agreement, handshake.transport) == (error, None, Transport.ABORT)
+    assert (handshake.error, handshake.agreement, handshake.transport_action) == (error, None, TransportAction.ABORT)
 
 
 def test_after_success_time_and_the_transport_are_the_connections() -> None:
@@ -427,7 +443,7 @@ def test_no_mutation_of_a_response_makes_a_client_raise(
         handshake.receive_data(piece, 0.0)
     handshake.receive_eof(0.0)
     assert (handshake.error is None) is (handshake.agreement is not None)
-    assert (handshake.transport is Transport.ABORT) is (handshake.error is not None)
+    assert (handshake.transport_action is TransportAction.ABORT) is (handshake.error is not None)
 
 
 @settings(deadline=None, max_examples=100)

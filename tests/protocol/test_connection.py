@@ -18,7 +18,7 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import READ_GRACE, HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
-from wsconnkit.protocol.connection import Connection, Timer, Transport, check_close
+from wsconnkit.protocol.connection import ConnectionProtocol, Timer, TransportAction, check_close
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import (
@@ -67,7 +67,7 @@ class Sent(NamedTuple):
     rsv1: bool = False
 
 
-def taken(connection: Connection) -> list[Sent]:
+def taken(connection: ConnectionProtocol) -> list[Sent]:
     """What the connection wants to send, as frames, without masks."""
     data = connection.data_to_send()
     frames = []
@@ -85,12 +85,12 @@ def taken(connection: Connection) -> list[Sent]:
     return frames
 
 
-def fed(connection: Connection, data: bytes, now: float = 0.0) -> list[Event]:
+def fed(connection: ConnectionProtocol, data: bytes, now: float = 0.0) -> list[Event]:
     connection.receive_data(data, now)
     return list(connection.events())
 
 
-def eof(connection: Connection, now: float = 0.0, error: OSError | None = None) -> CloseInfo:
+def eof(connection: ConnectionProtocol, now: float = 0.0, error: OSError | None = None) -> CloseInfo:
     """End the transport and return what the one `Closed` says."""
     connection.receive_eof(now, error)
     (closed,) = connection.events()
@@ -99,11 +99,11 @@ def eof(connection: Connection, now: float = 0.0, error: OSError | None = None) 
     return closed.info
 
 
-def stands(connection: Connection) -> tuple[State, Transport]:
-    return connection.state, connection.transport
+def stands(connection: ConnectionProtocol) -> tuple[State, TransportAction]:
+    return connection.state, connection.transport_action
 
 
-def wake(connection: Connection) -> list[Event]:
+def wake(connection: ConnectionProtocol) -> list[Event]:
     at = connection.next_timeout()
     assert at is not None
     connection.handle_timeout(at)
@@ -115,8 +115,8 @@ def counter() -> Callable[[int], bytes]:
     return lambda size: next(numbers).to_bytes(size, "big")
 
 
-def opened(role: Role = Role.CLIENT, config: ConnectionConfig = SILENT, *, now: float = 0.0) -> Connection:
-    return Connection(role, config, now=now, random_bytes=counter())
+def opened(role: Role = Role.CLIENT, config: ConnectionConfig = SILENT, *, now: float = 0.0) -> ConnectionProtocol:
+    return ConnectionProtocol(role, config, now=now, random_bytes=counter())
 
 
 # Messages.
@@ -135,7 +135,7 @@ def test_messages_are_received(role: Role) -> None:
 
 def test_bytes_that_came_with_the_handshake_are_read_first() -> None:
     data = wire(Role.CLIENT, TEXT, b"first")
-    connection = Connection(Role.CLIENT, now=0.0, trailing_data=data[:3])
+    connection = ConnectionProtocol(Role.CLIENT, now=0.0, trailing_data=data[:3])
     assert connection.next_event() is None
     assert fed(connection, data[3:]) == [Message("first", 5)]
     assert connection.next_event() is None
@@ -226,7 +226,7 @@ def test_a_client_masks_with_the_bytes_it_was_given() -> None:
 
 
 def test_masks_differ_unless_told_otherwise() -> None:
-    connection = Connection(Role.CLIENT, now=0.0)
+    connection = ConnectionProtocol(Role.CLIENT, now=0.0)
     for _ in range(8):
         connection.send(bytes(8), 0.0)
     data = connection.data_to_send()
@@ -246,31 +246,31 @@ def test_a_mask_on_the_wrong_side_is_a_protocol_error(role: Role) -> None:
 # Misuse.
 
 
-def closing_sent(connection: Connection) -> None:
+def closing_sent(connection: ConnectionProtocol) -> None:
     connection.close(1000, "", 0.0)
 
 
-def exchanged(connection: Connection) -> None:
+def exchanged(connection: ConnectionProtocol) -> None:
     fed(connection, wire(Role.CLIENT, CLOSE))
 
 
-def failing(connection: Connection) -> None:
+def failing(connection: ConnectionProtocol) -> None:
     fed(connection, wire(Role.CLIENT, 3))
 
 
-def closed(connection: Connection) -> None:
+def closed(connection: ConnectionProtocol) -> None:
     eof(connection)
 
 
-def unfinished(connection: Connection) -> None:
+def unfinished(connection: ConnectionProtocol) -> None:
     connection.send("begun", 0.0, final=False)
 
 
-def untouched(connection: Connection) -> None:
+def untouched(connection: ConnectionProtocol) -> None:
     pass
 
 
-def close_with(code: Any, reason: Any = "") -> Callable[[Connection], None]:
+def close_with(code: Any, reason: Any = "") -> Callable[[ConnectionProtocol], None]:
     return lambda connection: connection.close(code, reason, 1.0)
 
 
@@ -280,7 +280,7 @@ NO_CODES += [1000.0, 1000.5, float("nan"), "1000", b"\x03\xe8", None, True, [100
 NO_REASONS: list[Any] = [None, b"bye", 5, 1.5, ["bye"], bytearray(b"bye")]
 
 NOT_OPEN = {"CLOSE_SENT": closing_sent, "CLOSE_EXCHANGED": exchanged, "FAILING": failing, "CLOSED": closed}
-MISUSES: list[tuple[Callable[[Connection], None], Callable[[Connection], object], str]] = [
+MISUSES: list[tuple[Callable[[ConnectionProtocol], None], Callable[[ConnectionProtocol], object], str]] = [
     *((before, lambda c: c.send("x", 1.0), f"state {name}") for name, before in NOT_OPEN.items()),
     *((before, lambda c: c.send(b"x", 1.0, final=False), f"state {name}") for name, before in NOT_OPEN.items()),
     *((before, lambda c: c.ping(b"x", 1.0), f"state {name}") for name, before in NOT_OPEN.items()),
@@ -303,7 +303,7 @@ MISUSES: list[tuple[Callable[[Connection], None], Callable[[Connection], object]
 
 @pytest.mark.parametrize(("before", "misuse", "message"), MISUSES)
 def test_misuse_raises_and_changes_nothing(
-    before: Callable[[Connection], None], misuse: Callable[[Connection], object], message: str
+    before: Callable[[ConnectionProtocol], None], misuse: Callable[[ConnectionProtocol], object], message: str
 ) -> None:
     connection = opened(config=ConnectionConfig(idle_timeout=10.0))
     before(connection)
@@ -312,7 +312,7 @@ def test_misuse_raises_and_changes_nothing(
         return copy.deepcopy(
             (
                 connection.state,
-                connection.transport,
+                connection.transport_action,
                 connection.bytes_to_send,
                 connection.next_timer,
                 connection.next_timeout(),
@@ -473,18 +473,18 @@ def test_a_ping_after_our_close_is_told_but_not_answered() -> None:
 def test_our_close_is_acknowledged(role: Role) -> None:
     connection = opened(role)
     connection.close(1000, "bye", 1.0)
-    assert stands(connection) == (State.CLOSE_SENT, Transport.OPEN)
+    assert stands(connection) == (State.CLOSE_SENT, TransportAction.OPEN)
     assert taken(connection) == [Sent(CLOSE, b"\x03\xe8bye")]
     assert connection.close_info is None
 
     assert fed(connection, wire(role, CLOSE, close_payload(1000, "bye")), 2.0) == []
     # The server ends the transport first (RFC 6455, section 7.1.1).
-    ended = Transport.SEND_EOF if role is Role.SERVER else Transport.OPEN
+    ended = TransportAction.SEND_EOF if role is Role.SERVER else TransportAction.OPEN
     assert stands(connection) == (State.CLOSE_EXCHANGED, ended)
     assert taken(connection) == []
 
     info = eof(connection, 4.0)
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert info == CloseInfo(
         cause=Cause.LOCAL_CLOSE,
         initiator=Initiator.LOCAL,
@@ -512,12 +512,12 @@ def test_our_close_is_acknowledged(role: Role) -> None:
 def test_the_peers_close_is_echoed(role: Role, payload: bytes, frame: CloseFrame) -> None:
     connection = opened(role)
     assert fed(connection, wire(role, CLOSE, payload), 1.0) == []
-    ended = Transport.SEND_EOF if role is Role.SERVER else Transport.OPEN
+    ended = TransportAction.SEND_EOF if role is Role.SERVER else TransportAction.OPEN
     assert stands(connection) == (State.CLOSE_EXCHANGED, ended)
     assert taken(connection) == [Sent(CLOSE, payload)]
 
     info = eof(connection, 3.0)
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert info == CloseInfo(
         cause=Cause.PEER_CLOSE,
         initiator=Initiator.PEER,
@@ -539,7 +539,7 @@ def test_both_sides_may_close_at_once() -> None:
     from_client, from_server = client.data_to_send(), server.data_to_send()
     assert fed(client, from_server) == fed(server, from_client) == []
     assert client.data_to_send() == server.data_to_send() == b""
-    assert (client.transport, server.transport) == (Transport.OPEN, Transport.SEND_EOF)
+    assert (client.transport_action, server.transport_action) == (TransportAction.OPEN, TransportAction.SEND_EOF)
     seen_by_client, seen_by_server = eof(client), eof(server)
     assert seen_by_client.sent == seen_by_server.rcvd == CloseFrame(1000, "client")
     assert seen_by_client.rcvd == seen_by_server.sent == CloseFrame(1001, "server")
@@ -564,7 +564,7 @@ def test_closing_again_does_nothing() -> None:
 
 
 @pytest.mark.parametrize("before", [exchanged, failing])
-def test_closing_after_the_close_frame_went_out_does_nothing(before: Callable[[Connection], None]) -> None:
+def test_closing_after_the_close_frame_went_out_does_nothing(before: Callable[[ConnectionProtocol], None]) -> None:
     connection = opened()
     before(connection)
     (close,) = taken(connection)
@@ -609,7 +609,7 @@ def test_valid_close_codes_pass_both_ways(code: int) -> None:
 def test_an_invalid_close_fails_the_connection(payload: bytes, code: int) -> None:
     connection = opened()
     assert fed(connection, wire(Role.CLIENT, CLOSE, payload)) == []
-    assert stands(connection) == (State.FAILING, Transport.SEND_EOF)
+    assert stands(connection) == (State.FAILING, TransportAction.SEND_EOF)
     info = eof(connection)
     assert (info.code, info.rcvd, info.initiator) == (code, None, Initiator.LOCAL)
 
@@ -639,7 +639,7 @@ def test_a_peer_that_breaks_the_protocol_after_our_close_changes_no_cause() -> N
     connection = opened()
     connection.close(1000, "", 0.0)
     assert fed(connection, wire(Role.CLIENT, 3)) == []
-    assert stands(connection) == (State.FAILING, Transport.SEND_EOF)
+    assert stands(connection) == (State.FAILING, TransportAction.SEND_EOF)
     assert taken(connection) == [Sent(CLOSE, b"\x03\xe8")]
     info = eof(connection)
     assert (info.cause, info.phase, info.sent, info.rcvd) == (Cause.LOCAL_CLOSE, State.FAILING, (1000, ""), None)
@@ -655,7 +655,7 @@ def test_a_protocol_error_closes_and_ends_our_side(role: Role) -> None:
     good = wire(role, TEXT, b"good")
     assert fed(connection, good, 1.0) == [Message("good", 4)]
     assert fed(connection, wire(role, 3) + good, 1.0) == []
-    assert stands(connection) == (State.FAILING, Transport.SEND_EOF)
+    assert stands(connection) == (State.FAILING, TransportAction.SEND_EOF)
     (close,) = taken(connection)
     assert (close.opcode, close.payload[:2]) == (CLOSE, b"\x03\xea")
     # After that nothing is read: not a Close frame, and no ping.
@@ -663,7 +663,7 @@ def test_a_protocol_error_closes_and_ends_our_side(role: Role) -> None:
     assert taken(connection) == []
 
     info = eof(connection, 4.0)
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert info == CloseInfo(
         cause=Cause.PROTOCOL_ERROR,
         initiator=Initiator.LOCAL,
@@ -695,7 +695,7 @@ def test_a_lost_transport_ends_the_connection(role: Role) -> None:
     taken(connection)
     error = ConnectionResetError(104, "reset")
     info = eof(connection, 3.0, error)
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert info == CloseInfo(
         cause=Cause.TRANSPORT_LOST,
         initiator=Initiator.TRANSPORT,
@@ -776,12 +776,12 @@ def test_the_close_timeout_ends_each_closing(role: Role, phase: State) -> None:
     assert isinstance(closed, Closed)
     assert closed.info.phase is phase
     assert closed.info.clean is (phase is State.CLOSE_EXCHANGED)
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert connection.next_timeout() is None
 
 
 def test_an_answer_that_is_stuck_behind_what_the_peer_does_not_read_is_no_clean_end() -> None:
-    connection = Connection(Role.SERVER, ConnectionConfig(heartbeat=None), now=0.0)
+    connection = ConnectionProtocol(Role.SERVER, ConnectionConfig(heartbeat=None), now=0.0)
     connection.send("a message", 0.0)
     connection.data_to_send()
     connection.writing_paused(0.0)
@@ -824,7 +824,7 @@ def test_a_silent_peer_is_dead_after_all_its_misses(role: Role) -> None:
     assert connection.missed == 2
     (closed,) = wake(connection)
     assert connection.missed == 3
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert taken(connection) == [Sent(CLOSE, close_payload(1001, "connection timeout"))]
     assert connection.next_timeout() is None
     assert isinstance(closed, Closed)
@@ -923,7 +923,7 @@ def test_a_connection_without_messages_is_closed(role: Role) -> None:
     assert wake(connection) == []
     assert stands(connection)[0] is State.OPEN
     assert wake(connection) == []
-    assert stands(connection) == (State.CLOSE_SENT, Transport.OPEN)
+    assert stands(connection) == (State.CLOSE_SENT, TransportAction.OPEN)
     assert taken(connection) == [Sent(CLOSE, close_payload(1001, "idle timeout"))]
     assert connection.next_timeout() == pytest.approx(15.0, abs=0.02)
     info = eof(connection, 12.0)
@@ -1173,11 +1173,11 @@ HELD = {
 }  # fmt: skip
 
 
-def holding(role: Role, held: Held) -> Connection:
+def holding(role: Role, held: Held) -> ConnectionProtocol:
     """Return a connection that has read a message and an end of the peer at 1.0, and has not taken the end yet."""
     connection = opened(role, ConnectionConfig(limits=FrameLimits(max_message_size=100), idle_timeout=60.0))
     assert fed(connection, wire(role, TEXT, b"question") + held.end(role), 1.0) == [Message("question", 8)]
-    assert stands(connection) == (State.OPEN, Transport.OPEN)
+    assert stands(connection) == (State.OPEN, TransportAction.OPEN)
     assert connection.next_timer == (Timer.END, 1.0)
     return connection
 
@@ -1189,7 +1189,7 @@ def test_a_close_by_the_application_does_not_hide_the_end_that_came_before_it(ro
     connection = holding(role, held)
     connection.send("answer", 2.0)
     connection.close(1000, "ours", 2.0, cause=Cause.DRAIN)
-    expected = Transport.SEND_EOF if role is Role.SERVER or held.state is State.FAILING else Transport.OPEN
+    expected = TransportAction.SEND_EOF if role is Role.SERVER or held.state is State.FAILING else TransportAction.OPEN
     assert stands(connection) == (held.state, expected)
     assert connection.next_timer == (Timer.CLOSE, 7.0)
     answer, close = taken(connection)
@@ -1203,7 +1203,7 @@ def test_a_close_by_the_application_does_not_hide_the_end_that_came_before_it(ro
     assert taken(connection) == []
 
     info = eof(connection, 3.0)
-    assert stands(connection) == (State.CLOSED, Transport.ABORT)
+    assert stands(connection) == (State.CLOSED, TransportAction.ABORT)
     assert (info.code, info.cause, info.initiator, info.phase) == (held.code, held.cause, held.initiator, held.state)
     assert (info.rcvd, info.rcvd_then_sent) == (held.rcvd, held.rcvd_then_sent)
     assert info.sent is not None
@@ -1229,7 +1229,7 @@ def test_a_close_that_is_refused_leaves_a_held_end_where_it_is(name: str, code: 
     connection = holding(Role.CLIENT, HELD[name])
     with pytest.raises(LocalProtocolError):
         connection.close(code, reason, 2.0)
-    assert stands(connection) == (State.OPEN, Transport.OPEN)
+    assert stands(connection) == (State.OPEN, TransportAction.OPEN)
     assert (connection.next_timer, connection.bytes_to_send) == ((Timer.END, 1.0), 0)
     connection.send("answer", 2.0)
     connection.handle_timeout(2.0)
@@ -1295,8 +1295,8 @@ def test_an_end_told_twice_loses_no_messages_to_a_pause_between() -> None:
 def test_both_directions_are_compressed_as_agreed_and_counted() -> None:
     # Only the client keeps its context, so only its second message is a mere reference to the first.
     agreed = DeflateParams(True, False, 9, 15)
-    client = Connection(Role.CLIENT, SILENT, now=0.0, deflate=agreed)
-    server = Connection(Role.SERVER, SILENT, now=0.0, deflate=agreed)
+    client = ConnectionProtocol(Role.CLIENT, SILENT, now=0.0, deflate=agreed)
+    server = ConnectionProtocol(Role.SERVER, SILENT, now=0.0, deflate=agreed)
     text = "".join(f"{i * i * 7919:x}" for i in range(400))
     sizes = []
     for sender, receiver in ((client, server), (server, client)):
@@ -1319,7 +1319,7 @@ def test_both_directions_are_compressed_as_agreed_and_counted() -> None:
 
 
 def test_what_does_not_compress_goes_out_as_it_is() -> None:
-    connection = Connection(Role.SERVER, SILENT, now=0.0, deflate=DeflateParams(True, True, 15, 15))
+    connection = ConnectionProtocol(Role.SERVER, SILENT, now=0.0, deflate=DeflateParams(True, True, 15, 15))
     noise = bytes((i * i * 31 + i * 17 + (i >> 3)) % 251 for i in range(1024))
     noise = bytes(a ^ b for a, b in zip(noise, random_like(1024), strict=True))
     connection.send(noise, 0.0)
@@ -1336,7 +1336,7 @@ def random_like(size: int) -> bytes:
 
 
 def test_fragments_are_not_compressed_and_count_as_one_message() -> None:
-    connection = Connection(Role.SERVER, SILENT, now=0.0, deflate=DeflateParams(True, True, 15, 15))
+    connection = ConnectionProtocol(Role.SERVER, SILENT, now=0.0, deflate=DeflateParams(True, True, 15, 15))
     for final in (False, False, True):
         connection.send("x" * 2000, 0.0, final=final)
     assert [frame.rsv1 for frame in taken(connection)] == [False] * 3
@@ -1346,7 +1346,7 @@ def test_fragments_are_not_compressed_and_count_as_one_message() -> None:
 
 def test_compression_that_is_switched_off_is_not_used_even_if_agreed_on() -> None:
     config = ConnectionConfig(heartbeat=None, compression=None)
-    connection = Connection(Role.CLIENT, config, now=0.0, deflate=DeflateParams(True, True, 15, 15))
+    connection = ConnectionProtocol(Role.CLIENT, config, now=0.0, deflate=DeflateParams(True, True, 15, 15))
     connection.send("x" * 2000, 0.0)
     ((_, payload, _, rsv1),) = taken(connection)
     assert (payload, rsv1) == (b"x" * 2000, False)

@@ -14,7 +14,7 @@ from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import MIB, FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection, Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, Message, PingReceived
 from wsconnkit.protocol.frames import Role
@@ -43,25 +43,25 @@ def deflated(data: bytes) -> bytes:
 
 def opened(
     limits: FrameLimits | None = None, deflate: DeflateParams | None = None, role: Role = Role.CLIENT
-) -> Connection:
+) -> ConnectionProtocol:
     config = ConnectionConfig(heartbeat=None, limits=limits or FrameLimits())
-    return Connection(role, config, now=0.0, deflate=deflate)
+    return ConnectionProtocol(role, config, now=0.0, deflate=deflate)
 
 
-def fed(connection: Connection, data: bytes) -> list[Event]:
+def fed(connection: ConnectionProtocol, data: bytes) -> list[Event]:
     connection.receive_data(data, 0.0)
     return list(connection.events())
 
 
-def ended(connection: Connection) -> CloseInfo:
+def ended(connection: ConnectionProtocol) -> CloseInfo:
     connection.receive_eof(0.0)
     (closed,) = connection.events()
     assert isinstance(closed, Closed)
     return closed.info
 
 
-def refused_as_too_big(connection: Connection) -> bool:
-    failing = (connection.state, connection.transport) == (State.FAILING, Transport.SEND_EOF)
+def refused_as_too_big(connection: ConnectionProtocol) -> bool:
+    failing = (connection.state, connection.transport_action) == (State.FAILING, TransportAction.SEND_EOF)
     info = ended(connection)
     too_big = (info.code, info.cause, info.initiator) == (1009, Cause.TOO_BIG, Initiator.LOCAL)
     return failing and too_big and connection.stats.frames.violations == 1
@@ -139,7 +139,7 @@ def test_limits_hold_after_our_own_close() -> None:
     connection.close(1000, "", 0.0)
     assert fed(connection, wire(BINARY, bytes(5))) == [FrameSizeWarning(5)]
     assert fed(connection, wire(BINARY, bytes(11))[:2]) == []
-    assert (connection.state, connection.transport) == (State.FAILING, Transport.SEND_EOF)
+    assert (connection.state, connection.transport_action) == (State.FAILING, TransportAction.SEND_EOF)
     assert ended(connection).cause is Cause.LOCAL_CLOSE
 
 

@@ -14,7 +14,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import Connection, Timer
+from wsconnkit.protocol.connection import ConnectionProtocol, Timer
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import Closed, Message, PongReceived
@@ -29,14 +29,14 @@ SIZE = 100 + OVERHEAD
 
 def server(
     policy: SlowConsumer = BLOCK, *, messages: int = 3, age: float | None = 30.0, deflate: DeflateParams | None = None
-) -> Connection:
+) -> ConnectionProtocol:
     """A connection whose outbox has room for so many messages of 100 bytes."""
     queue = QueueConfig(slow_consumer=policy, max_unsent_bytes=messages * SIZE, max_unsent_age=age)
     config = ConnectionConfig(heartbeat=None, queue=queue, compression=CompressionConfig(threshold=0))
-    return Connection(Role.SERVER, config, now=0.0, deflate=deflate)
+    return ConnectionProtocol(Role.SERVER, config, now=0.0, deflate=deflate)
 
 
-def full(policy: SlowConsumer = BLOCK, **kwargs: Any) -> Connection:
+def full(policy: SlowConsumer = BLOCK, **kwargs: Any) -> ConnectionProtocol:
     """A connection that waits for the network with as many messages as may wait: a, b and c."""
     connection = server(policy, **kwargs)
     connection.writing_paused(0.0)
@@ -45,9 +45,9 @@ def full(policy: SlowConsumer = BLOCK, **kwargs: Any) -> Connection:
     return connection
 
 
-def received(connection: Connection) -> list[str]:
+def received(connection: ConnectionProtocol) -> list[str]:
     """The messages, pings, pongs and Close that the connection has written, in one letter and in words."""
-    peer = Connection(Role.CLIENT, ConnectionConfig(heartbeat=None), now=0.0)
+    peer = ConnectionProtocol(Role.CLIENT, ConnectionConfig(heartbeat=None), now=0.0)
     peer.receive_data(connection.data_to_send(), 0.0)
     out = []
     for event in peer.events():
@@ -66,7 +66,7 @@ def received(connection: Connection) -> list[str]:
     return out
 
 
-def resume(connection: Connection, now: float = 1.0) -> list[int]:
+def resume(connection: ConnectionProtocol, now: float = 1.0) -> list[int]:
     connection.writing_resumed(now)
     sizes = []
     while more := connection.send_waiting(now):
@@ -74,11 +74,11 @@ def resume(connection: Connection, now: float = 1.0) -> list[int]:
     return sizes
 
 
-def dropped(connection: Connection) -> tuple[int, int]:
+def dropped(connection: ConnectionProtocol) -> tuple[int, int]:
     return connection.stats.messages_dropped, connection.stats.bytes_dropped
 
 
-def wake(connection: Connection, at: float) -> None:
+def wake(connection: ConnectionProtocol, at: float) -> None:
     """Let the deadline that comes at `at` be over."""
     assert connection.next_timeout() == at
     connection.handle_timeout(at)
@@ -110,7 +110,7 @@ def test_what_waits_goes_out_in_order_when_there_is_room() -> None:
 
 def test_what_has_room_is_handed_over_a_little_at_a_time() -> None:
     queue = QueueConfig(max_unsent_bytes=1 << 20)
-    connection = Connection(Role.SERVER, ConnectionConfig(queue=queue), now=0.0)
+    connection = ConnectionProtocol(Role.SERVER, ConnectionConfig(queue=queue), now=0.0)
     connection.writing_paused(0.0)
     for _ in range(30):
         connection.send_nowait(bytes(10_000), 0.0)
@@ -158,7 +158,7 @@ def test_a_message_that_waits_is_compressed_when_it_goes_out_and_not_before() ->
     assert connection.send_nowait("d" * 100, 0.0)
     resume(connection)
     config = ConnectionConfig(compression=CompressionConfig(server_context_takeover=True))
-    peer = Connection(Role.CLIENT, config, now=0.0, deflate=takeover)
+    peer = ConnectionProtocol(Role.CLIENT, config, now=0.0, deflate=takeover)
     peer.receive_data(connection.data_to_send(), 0.0)
     assert [event.data for event in peer.events() if isinstance(event, Message)] == ["b" * 100, "c" * 100, "d" * 100]
     assert connection.stats.compression.outbound.messages_compressed == 3
@@ -406,7 +406,7 @@ def test_a_close_overtakes_what_waits_for_the_network() -> None:
     assert connection.data_to_send() == b""
 
 
-def in_turn() -> Connection:
+def in_turn() -> ConnectionProtocol:
     """A connection with a message behind a sender whose turn it is."""
     connection = server()
     connection.writing_paused(0.0)
@@ -472,8 +472,8 @@ class Line(RuleBasedStateMachine):
         self.now = 0.0
         queue = QueueConfig(slow_consumer=self.policy, max_unsent_bytes=1000, max_unsent_age=30.0)
         config = ConnectionConfig(heartbeat=None, queue=queue, close=CloseConfig(timeout=1.0))
-        self.connection = Connection(Role.SERVER, config, now=0.0)
-        self.peer = Connection(Role.CLIENT, ConnectionConfig(heartbeat=None), now=0.0)
+        self.connection = ConnectionProtocol(Role.SERVER, config, now=0.0)
+        self.peer = ConnectionProtocol(Role.CLIENT, ConnectionConfig(heartbeat=None), now=0.0)
         self.numbers = itertools.count()
         self.turns: dict[int, Any] = {}
         self.taken: set[int] = set()

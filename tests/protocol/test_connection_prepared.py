@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.frames import Role
@@ -26,12 +26,12 @@ NARROW = DeflateParams(True, True, 10, 10)
 
 def opened(
     role: Role = Role.SERVER, deflate: DeflateParams | None = None, compression: CompressionConfig | None = None
-) -> Connection:
+) -> ConnectionProtocol:
     config = ConnectionConfig(compression=compression or CompressionConfig())
-    return Connection(role, config, now=0.0, deflate=deflate)
+    return ConnectionProtocol(role, config, now=0.0, deflate=deflate)
 
 
-def sent(connection: Connection, message: PreparedMessage | str | bytes) -> bytes:
+def sent(connection: ConnectionProtocol, message: PreparedMessage | str | bytes) -> bytes:
     connection.send(message, 0.0)
     return connection.data_to_send()
 
@@ -82,7 +82,7 @@ def test_sent_shared_it_changes_a_server_as_any_message_does(
     deflate: DeflateParams | None, message: str | bytes
 ) -> None:
     config = ConnectionConfig(heartbeat=None, idle_timeout=60.0)
-    plain, shared = (Connection(Role.SERVER, config, now=0.0, deflate=deflate) for _ in range(2))
+    plain, shared = (ConnectionProtocol(Role.SERVER, config, now=0.0, deflate=deflate) for _ in range(2))
     prepared = PreparedMessage(message)
     for now in (5.0, 7.0, 6.0):
         plain.send(message, now)
@@ -109,12 +109,12 @@ def test_without_waiting_or_shared_a_server_sends_the_same_frame() -> None:
     assert server.stats.messages_sent == 2
 
 
-def fragment_under_way(server: Connection) -> None:
+def fragment_under_way(server: ConnectionProtocol) -> None:
     server.send("a fragment", 0.0, final=False)
     server.data_to_send()
 
 
-def closing(server: Connection) -> None:
+def closing(server: ConnectionProtocol) -> None:
     server.close(1000, "", 0.0)
     server.data_to_send()
 
@@ -131,7 +131,7 @@ def closing(server: Connection) -> None:
     ],
 )
 def test_it_is_not_sent_shared_where_its_frame_is_another_or_is_not_the_next(
-    role: Role, deflate: DeflateParams | None, before: Callable[[Connection], object] | None
+    role: Role, deflate: DeflateParams | None, before: Callable[[ConnectionProtocol], object] | None
 ) -> None:
     connection = opened(role, deflate)
     if before is not None:

@@ -17,7 +17,7 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
-from wsconnkit.protocol.connection import Connection, Timer, Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, Timer, TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import Closed, Event, Message
@@ -54,8 +54,8 @@ def deflated(data: bytes) -> bytes:
     return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH))[:-4]
 
 
-def opened(role: Role, deflate: DeflateParams | None = None, config: ConnectionConfig = CONFIG) -> Connection:
-    return Connection(role, config, now=0.0, deflate=deflate, random_bytes=random.Random(1).randbytes)
+def opened(role: Role, deflate: DeflateParams | None = None, config: ConnectionConfig = CONFIG) -> ConnectionProtocol:
+    return ConnectionProtocol(role, config, now=0.0, deflate=deflate, random_bytes=random.Random(1).randbytes)
 
 
 @st.composite
@@ -109,14 +109,14 @@ def told(event: Event) -> object:
     return event
 
 
-def outcome(connection: Connection, chunks: list[bytes], *, compressed: bool = False) -> tuple[object, ...]:
+def outcome(connection: ConnectionProtocol, chunks: list[bytes], *, compressed: bool = False) -> tuple[object, ...]:
     events: list[object] = []
     for chunk in chunks:
         connection.receive_data(chunk, 0.0)
         events += map(told, connection.events())
     if connection.next_timer == (Timer.END, 0.0):
         connection.handle_timeout(0.0)  # the application has had its chance to answer
-    state, transport = connection.state, connection.transport
+    state, transport = connection.state, connection.transport_action
     connection.receive_eof(0.0)
     events += map(told, connection.events())
     output: object = connection.data_to_send()
@@ -155,7 +155,7 @@ def test_arbitrary_bytes_end_in_one_closed(stream: bytes, role: Role, agreed: De
         assert [type(event) for event in connection.events()] == [Closed] * expected
 
 
-Step = Callable[[Connection, float], object]
+Step = Callable[[ConnectionProtocol, float], object]
 steps: st.SearchStrategy[Step] = st.one_of(
     st.sampled_from(["", "text", "long enough to be compressed"]).map(lambda text: lambda c, now: c.send(text, now)),
     st.booleans().map(lambda final: lambda c, now: c.send(b"part", now, final=final)),
@@ -206,13 +206,13 @@ def test_the_invariants_hold_whatever_happens(data: st.DataObject, role: Role, a
     now = latest = 0.0
     for elapsed, step, drain in data.draw(scripts(role, agreed is not None)):
         now += elapsed
-        before = connection.state, connection.transport, connection.bytes_to_send, connection.next_timeout()
+        before = connection.state, connection.transport_action, connection.bytes_to_send, connection.next_timeout()
         try:
             step(connection, now)
         except LocalProtocolError:
             assert before == (
                 connection.state,
-                connection.transport,
+                connection.transport_action,
                 connection.bytes_to_send,
                 connection.next_timeout(),
             )
@@ -226,7 +226,7 @@ def test_the_invariants_hold_whatever_happens(data: st.DataObject, role: Role, a
             assert deadline is None
         elif connection.state is not State.OPEN:
             assert deadline is not None  # or the closing might never end
-        assert (connection.state is State.CLOSED) == (connection.transport is Transport.ABORT)
+        assert (connection.state is State.CLOSED) == (connection.transport_action is TransportAction.ABORT)
         assert (connection.close_info is None) == (connection.state is not State.CLOSED)
 
         if deadline is not None and deadline > latest and connection.next_timer != (Timer.END, deadline):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
@@ -246,7 +246,7 @@ def test_early_and_backward_timers_change_nothing(make: Callable[[], ServerHands
     handshake.data_to_send()
     for now in (5.0, -1.0, 9.999):
         handshake.handle_timeout(now)
-        assert (handshake.next_timeout(), handshake.transport) == (10.0, Transport.OPEN)
+        assert (handshake.next_timeout(), handshake.transport_action) == (10.0, TransportAction.OPEN)
         assert handshake.data_to_send() == b""
 
 
@@ -254,7 +254,7 @@ def test_early_and_backward_timers_change_nothing(make: Callable[[], ServerHands
 def test_an_empty_read_is_no_end_of_the_transport(make: Callable[[], ServerHandshake | ClientHandshake]) -> None:
     handshake = make()
     handshake.receive_data(b"", 0.0)
-    assert handshake.transport is Transport.OPEN
+    assert handshake.transport_action is TransportAction.OPEN
     handshake.receive_data(request() if isinstance(handshake, ServerHandshake) else response(), 0.0)
     if isinstance(handshake, ServerHandshake):
         handshake.accept()
@@ -274,7 +274,7 @@ def test_empty_reads_at_any_time_change_nothing() -> None:
     server.accept()
     for handshake in (server, client):
         handshake.receive_data(b"", 0.0)
-        assert handshake.transport is Transport.OPEN
+        assert handshake.transport_action is TransportAction.OPEN
         assert list(handshake.connection(0.0).events()) == []
     refused = connect()
     refused.receive_data(b"HTTP/1.1 403 Forbidden\r\n\r\nHello", 0.0)
@@ -329,7 +329,7 @@ def test_frames_that_come_after_the_response_wait_for_the_connection() -> None:
     handshake.receive_data(one[3:] + two[:1], 0.0)
     handshake.receive_data(two[1:], 0.0)
     handshake.receive_data(three, 0.0)
-    assert (handshake.error, handshake.transport) == (None, Transport.OPEN)
+    assert (handshake.error, handshake.transport_action) == (None, TransportAction.OPEN)
     assert messages(handshake.connection(0.0)) == ["one", "two", "three"]
 
 

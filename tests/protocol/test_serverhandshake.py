@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import InvalidStatus, LocalProtocolError
 from wsconnkit.protocol.http import Headers, Response
@@ -53,7 +53,11 @@ def test_server_answers_the_example_of_the_rfc() -> None:
     assert raw.headers.get("Connection") == "Upgrade"
     assert raw.headers.get("Sec-WebSocket-Accept") == ACCEPT
     assert raw.body == b""
-    assert (handshake.transport, handshake.next_timeout(), handshake.data_to_send()) == (Transport.OPEN, None, b"")
+    assert (handshake.transport_action, handshake.next_timeout(), handshake.data_to_send()) == (
+        TransportAction.OPEN,
+        None,
+        b"",
+    )
 
 
 @pytest.mark.parametrize(
@@ -163,7 +167,11 @@ def test_server_refuses_with_a_complete_response(name: str, chunk: int | None) -
     assert raw.headers.get_all("Content-Length") == [str(len(handshake.response.body))]
     # An answer to HEAD says how long the body would be, and leaves it out (RFC 9110, section 9.3.2).
     assert raw.body == (b"" if data.startswith(b"HEAD") else handshake.response.body)
-    assert (handshake.transport, handshake.request, handshake.agreement) == (Transport.SEND_EOF, None, None)
+    assert (handshake.transport_action, handshake.request, handshake.agreement) == (
+        TransportAction.SEND_EOF,
+        None,
+        None,
+    )
 
 
 @pytest.mark.parametrize("path", [None, "/", "/ws"])
@@ -172,7 +180,7 @@ def test_server_refuses_a_target_that_is_no_uri(target: str, path: str | None) -
     handshake = serve(request(line=f"GET {target} HTTP/1.1"), path=path)
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, json.loads(raw.body)) == (400, {"error": "the request target is no URI"})
-    assert (handshake.request, handshake.transport) == (None, Transport.SEND_EOF)
+    assert (handshake.request, handshake.transport_action) == (None, TransportAction.SEND_EOF)
 
 
 def test_an_answer_to_head_is_that_to_get_without_the_body() -> None:
@@ -209,18 +217,18 @@ def test_after_a_refusal_nothing_more_is_read_or_accepted(name: str) -> None:
 def test_a_refused_client_that_goes_away_lets_the_transport_go() -> None:
     handshake = serve(request(line="POST /ws HTTP/1.1"))
     handshake.receive_eof(1.0)
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
     assert take_apart(handshake.data_to_send()).status == 405  # it may still be there to read it
 
 
 def test_a_refused_client_that_stays_is_dropped_after_the_close_timeout() -> None:
     handshake = ServerHandshake(replace(PLAIN, close=CloseConfig(timeout=3.0)), now=0.0)
     handshake.receive_data(request(line="POST /ws HTTP/1.1"), 2.0)
-    assert handshake.transport is Transport.SEND_EOF
+    assert handshake.transport_action is TransportAction.SEND_EOF
     assert expire(handshake) == 5.0
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
     handshake.handle_timeout(100.0)
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
 
 
 def test_a_clock_that_goes_back_does_not_shorten_the_close_timeout() -> None:
@@ -242,7 +250,7 @@ def test_reject_sends_the_response_that_is_given(status: int) -> None:
         status, ""
     )
     assert (raw.headers.get("Content-Length"), raw.headers.get("Connection")) == ("7", "close")
-    assert handshake.transport is Transport.SEND_EOF
+    assert handshake.transport_action is TransportAction.SEND_EOF
     assert handshake.response is not None
 
 
@@ -269,7 +277,7 @@ def test_a_status_without_a_body_is_sent_without_a_length(status: int) -> None:
     )
     assert "Content-Length" not in raw.headers
     assert "Transfer-Encoding" not in raw.headers
-    assert (handshake.response, handshake.transport) == (rejected, Transport.SEND_EOF)
+    assert (handshake.response, handshake.transport_action) == (rejected, TransportAction.SEND_EOF)
     client = connect()
     client.receive_data(f"HTTP/1.1 {status} X\r\nConnection: close\r\n\r\n".encode(), 0.0)
     assert isinstance(client.error, InvalidStatus)  # without waiting for an end
@@ -288,7 +296,11 @@ def test_headers_that_http_forbids_are_refused_by_accept_which_then_still_works(
     handshake = serve(request())
     with pytest.raises(LocalProtocolError, match=complaint(name)):
         handshake.accept(BAD_HEADERS[name])
-    assert (handshake.agreement, handshake.data_to_send(), handshake.transport) == (None, b"", Transport.OPEN)
+    assert (handshake.agreement, handshake.data_to_send(), handshake.transport_action) == (
+        None,
+        b"",
+        TransportAction.OPEN,
+    )
     handshake.accept()
     assert take_apart(handshake.data_to_send()).status == 101
 
@@ -300,7 +312,11 @@ def test_headers_of_the_handshake_itself_are_refused_by_accept_which_then_still_
         message = f"^the header '{written}' belongs to the handshake; it cannot be given$"
         with pytest.raises(LocalProtocolError, match=message):
             handshake.accept([("X-A", "1"), (written, "1")])
-    assert (handshake.agreement, handshake.data_to_send(), handshake.transport) == (None, b"", Transport.OPEN)
+    assert (handshake.agreement, handshake.data_to_send(), handshake.transport_action) == (
+        None,
+        b"",
+        TransportAction.OPEN,
+    )
     handshake.accept()
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, raw.headers.get_all("Sec-WebSocket-Protocol")) == (101, ["a"])
@@ -332,7 +348,11 @@ def test_responses_that_http_forbids_are_refused_by_reject_and_accept_then_still
         message = f"^a response with the status {response.status} has no body$"
     with pytest.raises(LocalProtocolError, match=message):
         handshake.respond(response)
-    assert (handshake.response, handshake.data_to_send(), handshake.transport) == (None, b"", Transport.OPEN)
+    assert (handshake.response, handshake.data_to_send(), handshake.transport_action) == (
+        None,
+        b"",
+        TransportAction.OPEN,
+    )
     handshake.accept()
     assert take_apart(handshake.data_to_send()).status == 101
 
@@ -433,7 +453,7 @@ def test_more_early_data_is_refused(chunk: int | None) -> None:
         handshake.receive_data(piece, 2.0)
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, json.loads(raw.body)) == (400, TOO_EARLY)
-    assert (handshake.transport, handshake.agreement) == (Transport.SEND_EOF, None)
+    assert (handshake.transport_action, handshake.agreement) == (TransportAction.SEND_EOF, None)
     assert handshake.response is not None
     assert handshake.response.body == raw.body
     for call in (handshake.accept, lambda: handshake.respond(Response(403))):
@@ -442,7 +462,7 @@ def test_more_early_data_is_refused(chunk: int | None) -> None:
     handshake.receive_data(b"x" * 1000, 2.0)
     assert handshake.data_to_send() == b""
     assert expire(handshake) == 2.0 + PLAIN.close.timeout
-    assert handshake.transport is Transport.ABORT
+    assert handshake.transport_action is TransportAction.ABORT
 
 
 def test_after_an_answer_nothing_is_too_early() -> None:
@@ -451,7 +471,7 @@ def test_after_an_answer_nothing_is_too_early() -> None:
     frames = text_frame("x" * 1000, masked=True)
     for piece in pieces(frames, 300):
         handshake.receive_data(piece, 0.0)
-    assert (handshake.response, handshake.transport) == (None, Transport.OPEN)
+    assert (handshake.response, handshake.transport_action) == (None, TransportAction.OPEN)
     assert messages(handshake.connection(0.0)) == ["x" * 1000]
 
 
@@ -489,27 +509,31 @@ def test_a_client_that_never_finishes_its_request_is_told_so() -> None:
     assert (raw.status, json.loads(raw.body)) == (408, {"error": "no complete request within 4 s"})
     assert raw.headers.get("Content-Length") == str(len(raw.body))
     assert raw.headers.get("Connection") == "close"
-    assert handshake.transport is Transport.SEND_EOF
+    assert handshake.transport_action is TransportAction.SEND_EOF
     expire(handshake)
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
 
 
 def test_a_client_that_sends_nothing_is_dropped_without_a_word() -> None:
     handshake = ServerHandshake(PLAIN, now=0.0)
     assert expire(handshake) == 10.0
-    assert (handshake.transport, handshake.data_to_send(), handshake.response) == (Transport.ABORT, b"", None)
+    assert (handshake.transport_action, handshake.data_to_send(), handshake.response) == (
+        TransportAction.ABORT,
+        b"",
+        None,
+    )
     assert handshake.next_timeout() is None
 
 
 def test_a_request_that_lies_in_the_socket_when_the_timer_fires_late_is_taken() -> None:
     handshake = ServerHandshake(PLAIN, now=0.0)
     handshake.handle_timeout(60.0)  # our process was blocked
-    assert handshake.transport is Transport.OPEN
+    assert handshake.transport_action is TransportAction.OPEN
     handshake.receive_data(request(), 60.0)
     handshake.accept()
     handshake.handle_timeout(61.0)
     assert take_apart(handshake.data_to_send()).status == 101
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.OPEN, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.OPEN, None)
 
 
 def test_the_application_has_as_long_as_the_client_and_then_the_answer_is_503() -> None:
@@ -519,7 +543,7 @@ def test_the_application_has_as_long_as_the_client_and_then_the_answer_is_503() 
     handshake.handle_timeout(10.0)
     handshake.receive_data(request()[-1:], 10.005)  # before the verdict
     handshake.handle_timeout(20.0)
-    assert (handshake.response, handshake.transport) == (None, Transport.OPEN)
+    assert (handshake.response, handshake.transport_action) == (None, TransportAction.OPEN)
     assert expire(handshake) == pytest.approx(20.005)
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, raw.headers.get("Retry-After")) == (503, "1")
@@ -553,7 +577,7 @@ def test_a_request_for_something_else_can_be_answered(data: bytes) -> None:
     raw = take_apart(handshake.data_to_send())
     assert (raw.status, raw.body) == (200, b"" if data.startswith(b"HEAD") else b"well\n")
     assert (raw.headers.get("Content-Length"), raw.headers.get("Connection")) == ("5", "close")
-    assert handshake.transport is Transport.SEND_EOF
+    assert handshake.transport_action is TransportAction.SEND_EOF
     with pytest.raises(LocalProtocolError, match="no request to answer"):
         handshake.respond(Response(200))
 
@@ -589,7 +613,7 @@ def test_an_application_that_refuses_late_gives_the_client_the_whole_close_timeo
     handshake.handle_timeout(60.0)
     handshake.respond(Response(403))
     assert expire(handshake) == 60.0 + PLAIN.close.timeout
-    assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
 
 
 def test_the_time_of_an_answer_may_come_with_it_and_never_goes_back() -> None:
@@ -607,7 +631,7 @@ def test_the_end_of_the_transport_ends_the_handshake(data: bytes) -> None:
     handshake = serve(data)
     for _ in range(2):
         handshake.receive_eof(1.0)
-        assert (handshake.transport, handshake.next_timeout()) == (Transport.ABORT, None)
+        assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
     with pytest.raises(LocalProtocolError):
         handshake.accept()
     with pytest.raises(LocalProtocolError):
@@ -640,8 +664,8 @@ def test_an_aborted_handshake_stays_so_whatever_comes_late(make: Callable[[], Se
             handshake.handle_timeout(now)
         with pytest.raises(LocalProtocolError, match="there is no request to answer"):
             handshake.accept()
-        assert (handshake.transport, handshake.next_timeout(), handshake.data_to_send()) == (
-            Transport.ABORT,
+        assert (handshake.transport_action, handshake.next_timeout(), handshake.data_to_send()) == (
+            TransportAction.ABORT,
             None,
             b"",
         )
@@ -652,7 +676,11 @@ def test_a_client_that_sends_only_empty_reads_is_dropped_without_a_word() -> Non
     handshake = ServerHandshake(PLAIN, now=0.0)
     handshake.receive_data(b"", 1.0)
     assert expire(handshake) == 10.0
-    assert (handshake.transport, handshake.data_to_send(), handshake.response) == (Transport.ABORT, b"", None)
+    assert (handshake.transport_action, handshake.data_to_send(), handshake.response) == (
+        TransportAction.ABORT,
+        b"",
+        None,
+    )
 
 
 # Garbage.
@@ -670,10 +698,10 @@ def drive(handshake: ServerHandshake, chunks: list[bytes]) -> None:
             handshake.response.status,
             str(len(handshake.response.body)),
         )
-        assert handshake.transport is Transport.SEND_EOF
+        assert handshake.transport_action is TransportAction.SEND_EOF
         assert handshake.request is None
     else:
-        assert (output, handshake.transport) == (b"", Transport.OPEN)
+        assert (output, handshake.transport_action) == (b"", TransportAction.OPEN)
     if handshake.request is not None:
         assert isinstance(handshake.request.path, str)
         handshake.accept()

@@ -3,14 +3,14 @@ from __future__ import annotations
 from wsconnkit.machines.compression import CompressionStats
 from wsconnkit.machines.framesize import FrameSizeStats
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
 
 
 def test_a_connection_counts_what_it_carries() -> None:
     config = ConnectionConfig(heartbeat=None)
-    client, server = (Connection(role, config, now=0.0) for role in (Role.CLIENT, Role.SERVER))
+    client, server = (ConnectionProtocol(role, config, now=0.0) for role in (Role.CLIENT, Role.SERVER))
     assert client.stats == ConnectionStats(FrameSizeStats(), CompressionStats())
     client.send("hello", 0.0)
     client.send(b"\x00", 0.0)

@@ -22,7 +22,7 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.protocol import events as ours
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Role
@@ -61,11 +61,11 @@ def fed(connection: wsproto_connection.Connection, data: bytes | None) -> list[E
     return list(connection.events())
 
 
-def own(limits: FrameLimits | None = None, deflate: DeflateParams | None = None) -> Connection:
-    return Connection(Role.CLIENT, ConnectionConfig(limits=limits or FrameLimits()), now=0.0, deflate=deflate)
+def own(limits: FrameLimits | None = None, deflate: DeflateParams | None = None) -> ConnectionProtocol:
+    return ConnectionProtocol(Role.CLIENT, ConnectionConfig(limits=limits or FrameLimits()), now=0.0, deflate=deflate)
 
 
-def own_fed(connection: Connection, data: bytes) -> list[ours.Event]:
+def own_fed(connection: ConnectionProtocol, data: bytes) -> list[ours.Event]:
     connection.receive_data(data, 0.0)
     events = list(connection.events())
     connection.handle_timeout(0.0)  # an end that came behind messages has waited for answers to them
@@ -292,7 +292,7 @@ def test_wsproto_lets_an_extension_refuse_a_frame_before_its_payload() -> None:
 
 
 def test_we_count_a_trickled_masked_frame_once() -> None:
-    connection = Connection(Role.SERVER, ConnectionConfig(limits=FrameLimits(max_fragments=1)), now=0.0)
+    connection = ConnectionProtocol(Role.SERVER, ConnectionConfig(limits=FrameLimits(max_fragments=1)), now=0.0)
     received = [event for byte in b"\x82\x85\x00\x00\x00\x00hello" for event in own_fed(connection, bytes([byte]))]
     assert received == [ours.Message(b"hello", 5)]
     assert connection.stats.frames.total_frames == 1

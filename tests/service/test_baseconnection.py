@@ -4,7 +4,7 @@ import pytest
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.frames import Opcode, Role, encode_frame
 from wsconnkit.protocol.upgrade import agree
 from wsconnkit.service.admission import Admission, AdmissionConfig
@@ -19,7 +19,7 @@ from .kit import logged, upgrade
 ADA = Principal(subject="ada")
 
 
-def connection(core: Connection | None = None, principal: Principal | None = None) -> BaseConnection:
+def connection(core: ConnectionProtocol | None = None, principal: Principal | None = None) -> BaseConnection:
     request = upgrade("/ws?token=s3cret")
     config = ConnectionConfig()
     session = None
@@ -34,17 +34,17 @@ def connection(core: Connection | None = None, principal: Principal | None = Non
             now=0.0,
             wall_now=0.0,
         )
-    core = core or Connection(Role.SERVER, config, now=0.0)
+    core = core or ConnectionProtocol(Role.SERVER, config, now=0.0)
     return BaseConnection(core, request, agree(request, config), session)
 
 
-def end(core: Connection) -> None:
+def end(core: ConnectionProtocol) -> None:
     core.receive_eof(1.0)
     list(core.events())
 
 
 def test_it_tells_what_the_core_knows() -> None:
-    core = Connection(Role.SERVER, ConnectionConfig(), now=0.0)
+    core = ConnectionProtocol(Role.SERVER, ConnectionConfig(), now=0.0)
     ws = connection(core)
     assert (ws.state, ws.latency, ws.close_info, ws.is_healthy) == (State.OPEN, None, None, True)
     assert ws.stats is core.stats
@@ -60,7 +60,7 @@ def test_it_tells_what_the_core_knows() -> None:
 
 
 def test_a_missed_ping_is_not_healthy() -> None:
-    core = Connection(Role.SERVER, ConnectionConfig(), now=0.0)
+    core = ConnectionProtocol(Role.SERVER, ConnectionConfig(), now=0.0)
     for now in (30.0, 35.0, 35.01):
         core.handle_timeout(now)
         core.data_to_send()
@@ -92,7 +92,7 @@ def test_no_token_of_its_request_reaches_the_log() -> None:
 
 @pytest.mark.parametrize("has_ended", [False, True])
 def test_callbacks_are_kept_until_the_end_and_called_at_once_after_it(has_ended: bool) -> None:
-    core = Connection(Role.SERVER, ConnectionConfig(), now=0.0)
+    core = ConnectionProtocol(Role.SERVER, ConnectionConfig(), now=0.0)
     ws = connection(core)
     if has_ended:
         end(core)

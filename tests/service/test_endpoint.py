@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.clienthandshake import ClientHandshake
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.errors import InvalidStatus
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
@@ -383,7 +383,7 @@ def answered_by_the_handshake(data: bytes, *, now: float = 0.0) -> Response:
     for late in (now, now + 1.0):
         handshake.handle_timeout(late)
     assert handshake.response is not None
-    assert handshake.transport is Transport.SEND_EOF
+    assert handshake.transport_action is TransportAction.SEND_EOF
     return handshake.response
 
 

@@ -13,7 +13,7 @@ from wsconnkit.machines.framesize import FrameLimits, FrameSizeStats
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.events import (
     Closed,
@@ -72,8 +72,8 @@ def run(
     answers: tuple[str, ...] = (),
 ) -> tuple[Closed, ConnectionStats]:
     """Return how a server's connection ended that the client closed behind `messages`, and what it carried."""
-    client = Connection(Role.CLIENT, config, now=0.0, deflate=deflate)
-    server = Connection(Role.SERVER, config, now=0.0, deflate=deflate)
+    client = ConnectionProtocol(Role.CLIENT, config, now=0.0, deflate=deflate)
+    server = ConnectionProtocol(Role.SERVER, config, now=0.0, deflate=deflate)
     for message in messages:
         client.send(message, 0.0)
     for answer in answers:
@@ -133,7 +133,7 @@ def test_an_end_is_told_with_its_whole_story() -> None:
 
 
 def test_an_end_by_an_error_of_the_transport_tells_what_the_system_said() -> None:
-    core = Connection(Role.SERVER, now=0.0)
+    core = ConnectionProtocol(Role.SERVER, now=0.0)
     core.receive_eof(1.0, ConnectionResetError(104, "Connection reset by peer"))
     (closed,) = core.events()
     with logged() as records:
@@ -186,7 +186,7 @@ def test_an_error_of_compression_alone_is_told_too() -> None:
 
 
 def test_pings_are_told_at_debug_and_missed_ones_as_warnings() -> None:
-    core = Connection(
+    core = ConnectionProtocol(
         Role.SERVER, ConnectionConfig(heartbeat=HeartbeatConfig(interval=10.0, timeout=1.0, max_missed=3)), now=0.0
     )
     with logged() as records:
@@ -208,10 +208,10 @@ def test_pings_are_told_at_debug_and_missed_ones_as_warnings() -> None:
 
 
 def test_a_stall_of_our_own_and_a_frame_near_the_limit_are_warnings() -> None:
-    core = Connection(
+    core = ConnectionProtocol(
         Role.SERVER, ConnectionConfig(heartbeat=HeartbeatConfig(), limits=FrameLimits(warn_threshold=5)), now=0.0
     )
-    client = Connection(Role.CLIENT, now=0.0)
+    client = ConnectionProtocol(Role.CLIENT, now=0.0)
     client.send("12345", 0.0)
     core.handle_timeout(1000.0)
     core.receive_data(client.data_to_send(), 1000.0)
@@ -432,10 +432,10 @@ def test_no_secret_is_in_any_line_however_secrets_overlap(secrets: list[str], no
 
 
 def test_each_cause_can_be_told() -> None:
-    core = Connection(Role.SERVER, now=0.0)
+    core = ConnectionProtocol(Role.SERVER, now=0.0)
     with logged() as records:
         for cause in Cause:
-            core = Connection(Role.SERVER, now=0.0)
+            core = ConnectionProtocol(Role.SERVER, now=0.0)
             core.close(cause.code if cause is not Cause.TRANSPORT_LOST else 1000, "", 0.0, cause=cause)
             core.receive_eof(0.0)
             for event in core.events():

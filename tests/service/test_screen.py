@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsconnkit.protocol.config import QueueConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.inbox import Inbox
@@ -160,8 +160,8 @@ def test_a_judge_may_bring_another_one_along() -> None:
 
 
 def test_what_is_held_when_the_connection_ends_is_of_no_message_and_is_not_passed_on() -> None:
-    client = Connection(Role.CLIENT, now=0.0)
-    server = Connection(Role.SERVER, now=0.0)
+    client = ConnectionProtocol(Role.CLIENT, now=0.0)
+    server = ConnectionProtocol(Role.SERVER, now=0.0)
     client.send("whole", 0.0)
     client.send("ha", 0.0, final=False)
     client.send("lf", 0.0, final=False)
@@ -277,8 +277,8 @@ def test_a_screen_that_comes_at_any_time_shows_what_begins_from_then_on_and_lose
 @SETTINGS
 @given(st.lists(parts, max_size=5), st.integers(1, 40))
 def test_messages_go_through_whole_however_they_were_read(messages: list[Parts], chunk: int) -> None:
-    client = Connection(Role.CLIENT, now=0.0, random_bytes=bytes)
-    server = Connection(Role.SERVER, now=0.0, random_bytes=bytes)
+    client = ConnectionProtocol(Role.CLIENT, now=0.0, random_bytes=bytes)
+    server = ConnectionProtocol(Role.SERVER, now=0.0, random_bytes=bytes)
     for message in messages:
         for part in fragments(message):
             client.send(part.data, 0.0, final=part.final)

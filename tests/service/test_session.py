@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.frames import Role
 from wsconnkit.service.admission import Admission, AdmissionConfig, Rates
 from wsconnkit.service.log import ConnectionLog
@@ -828,8 +828,8 @@ def test_whatever_is_sent_is_answered_passed_on_or_ends_the_connection(
 def test_events_and_the_end_are_counted() -> None:
     tally = Tally()
     session = session_of(tally=tally)
-    client = Connection(Role.CLIENT, now=0.0)
-    server = Connection(Role.SERVER, now=0.0)
+    client = ConnectionProtocol(Role.CLIENT, now=0.0)
+    server = ConnectionProtocol(Role.SERVER, now=0.0)
     server.ping(b"1", 0.0)
     client.receive_data(server.data_to_send(), 0.0)
     assert len([*client.events()]) == 1

@@ -13,7 +13,7 @@ from wsconnkit.machines.framesize import FrameLimits, FrameSizeStats
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.events import (
     Closed,
@@ -65,14 +65,14 @@ stats_of_connections = st.builds(
 )
 
 
-def deflating(role: Role, limits: FrameLimits | None = None) -> Connection:
+def deflating(role: Role, limits: FrameLimits | None = None) -> ConnectionProtocol:
     config = ConnectionConfig(
         limits=limits or FrameLimits(), compression=CompressionConfig(threshold=100), heartbeat=None
     )
-    return Connection(role, config, now=0.0, deflate=DeflateParams(True, True, 15, 15))
+    return ConnectionProtocol(role, config, now=0.0, deflate=DeflateParams(True, True, 15, 15))
 
 
-def carry(source: Connection, target: Connection) -> list[Event]:
+def carry(source: ConnectionProtocol, target: ConnectionProtocol) -> list[Event]:
     target.receive_data(source.data_to_send(), 0.0)
     return list(target.events())
 
@@ -277,7 +277,7 @@ def test_other_events_count_nothing(event: Event) -> None:
 @pytest.mark.parametrize("max_missed", [1, 3])
 def test_a_dead_peer_has_missed_as_many_heartbeats_as_it_may(max_missed: int) -> None:
     config = ConnectionConfig(heartbeat=HeartbeatConfig(interval=30, timeout=5, max_missed=max_missed))
-    connection = Connection(Role.SERVER, config, now=0.0)
+    connection = ConnectionProtocol(Role.SERVER, config, now=0.0)
     tally = Tally()
     while (at := connection.next_timeout()) is not None:
         connection.handle_timeout(at)

@@ -20,7 +20,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConnectionClosedError, InvalidHandshake, LocalProtocolError, ProxyRefused
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.serverhandshake import ServerHandshake
@@ -264,12 +264,12 @@ def test_an_error_of_ours_at_the_start_or_the_end_leaves_nobody_waiting(
         pair = trio.testing.memory_stream_pair()
         request, agreement = await agreed(*pair)
         if when == "first":
-            monkeypatch.setattr(Core, "events", fail)
+            monkeypatch.setattr(ConnectionProtocol, "events", fail)
 
         async def live() -> None:
             async with attach(pair[1], request, agreement, config=PLAIN) as ws:
                 await trio.testing.wait_all_tasks_blocked()
-                monkeypatch.setattr(Core, "close", fail)
+                monkeypatch.setattr(ConnectionProtocol, "close", fail)
                 await ws.wait_closed()
 
         with pytest.raises(ExceptionGroup) as caught, trio.move_on_after(1) as scope:
@@ -571,7 +571,7 @@ def test_an_error_of_ours_ends_the_block_with_it_and_leaves_no_task(
         async def live() -> None:
             async with attach(pair[1], request, agreement, config=PLAIN) as ws:
                 await trio.testing.wait_all_tasks_blocked()
-                monkeypatch.setattr(Core, call, fail)
+                monkeypatch.setattr(ConnectionProtocol, call, fail)
                 await pair[0].send_all(encode_frame(Opcode.PING, b"", mask=b"mask"))
                 await ws.recv()
 

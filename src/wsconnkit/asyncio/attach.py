@@ -6,7 +6,7 @@ import asyncio
 
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 
@@ -27,7 +27,7 @@ def attach(
     """
     config = config or ConnectionConfig()
     now = asyncio.get_running_loop().time()
-    core = Core(Role.SERVER, config, now=now, deflate=agreement.deflate, trailing_data=trailing_data)
+    core = ConnectionProtocol(Role.SERVER, config, now=now, deflate=agreement.deflate, trailing_data=trailing_data)
     connection = Connection(core, config, request, agreement)
     connection.start(transport)
     return connection

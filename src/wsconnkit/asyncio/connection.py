@@ -15,7 +15,7 @@ from wsconnkit.asyncio.pump import Pump
 from wsconnkit.asyncio.requests import Requests
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
 from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
 from wsconnkit.protocol.prepared import Content, PreparedMessage
@@ -37,7 +37,7 @@ class Connection(BaseConnection):
 
     def __init__(
         self,
-        core: Core,
+        core: ConnectionProtocol,
         config: ConnectionConfig,
         request: UpgradeRequest,
         agreement: Agreement,

@@ -9,7 +9,7 @@ from typing import Any, cast
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_close
 from wsconnkit.protocol.clienthandshake import ClientHandshake
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 
 
@@ -81,9 +81,9 @@ class Opening(asyncio.Protocol):
         if transport is None:
             return  # handed over, or lost
         self._write(transport)
-        if self._handshake.transport is Transport.ABORT:
+        if self._handshake.transport_action is TransportAction.ABORT:
             transport.abort()
-        elif self._handshake.transport is Transport.SEND_EOF and not self._eof_written:
+        elif self._handshake.transport_action is TransportAction.SEND_EOF and not self._eof_written:
             self._eof_written = True
             end_writing(transport)
         self._alarm.set(self._handshake.next_timeout())

@@ -11,8 +11,7 @@ from wsconnkit.asyncio.transport import Alarm, end_writing, forget, has_half_clo
 from wsconnkit.asyncio.writer import Writer
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
-from wsconnkit.protocol.connection import Connection as Core
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
@@ -37,7 +36,12 @@ class Pump(asyncio.Protocol):
     """
 
     def __init__(
-        self, core: Core, queue: QueueConfig, *, on_frames: Callable[[], None], on_event: Callable[[Event], None]
+        self,
+        core: ConnectionProtocol,
+        queue: QueueConfig,
+        *,
+        on_frames: Callable[[], None],
+        on_event: Callable[[Event], None],
     ) -> None:
         self.core = core
         self.screen: Callable[[Message], Iterable[Message]] | None = None
@@ -183,7 +187,7 @@ class Pump(asyncio.Protocol):
         return True
 
     def flush(self) -> None:
-        """Write what there is to send and obey `core.transport`."""
+        """Write what there is to send and obey `core.transport_action`."""
         self._flush_scheduled = False
         transport = self.transport
         if transport is not None and not self._released:
@@ -194,7 +198,7 @@ class Pump(asyncio.Protocol):
                 self._writer.write(transport, data)
             if self._line and not transport.is_closing():
                 self._send_waiting(transport)
-            if self.core.transport is not Transport.OPEN:
+            if self.core.transport_action is not TransportAction.OPEN:
                 self._obey(transport)
         if self.senders.in_line:
             self.senders.wake()
@@ -246,7 +250,7 @@ class Pump(asyncio.Protocol):
 
     def _obey(self, transport: asyncio.Transport) -> None:
         self._writer.write_rest(transport)
-        if self.core.transport is Transport.ABORT:
+        if self.core.transport_action is TransportAction.ABORT:
             self._released = True
             if transport.get_write_buffer_size() == 0:
                 transport.abort()

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 
 from wsconnkit.machines.closing import State
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 
 
 class Senders:
     """Those who wait for room in the transport, and those who wait for their turn in the line of `core`."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: ConnectionProtocol) -> None:
         self._core = core
         self._loop = asyncio.get_running_loop()
         self._room = asyncio.Event()

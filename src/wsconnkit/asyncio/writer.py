@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 
 
 class Writer:
@@ -14,7 +14,7 @@ class Writer:
     What is larger is written in pieces: over TLS, asyncio tells nothing of how much has left until it wants more.
     """
 
-    def __init__(self, core: Core, high_water: int) -> None:
+    def __init__(self, core: ConnectionProtocol, high_water: int) -> None:
         self._core = core
         self._loop = asyncio.get_running_loop()
         self._high_water = high_water

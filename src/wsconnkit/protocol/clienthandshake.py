@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 import h11
 
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import Handshake
@@ -98,7 +98,7 @@ class ClientHandshake(Handshake):
 
     def _fail(self, error: InvalidHandshake | TimeoutError) -> None:
         self.error = error
-        self.transport = Transport.ABORT
+        self.transport_action = TransportAction.ABORT
 
     def _fail_refused(self) -> None:
         assert self._refused is not None  # a body comes after its head

@@ -1,13 +1,13 @@
 """One WebSocket connection after its opening handshake: bytes and time in, events and bytes out.
 
-    connection = Connection(Role.SERVER, ConnectionConfig(), now=clock())
+    connection = ConnectionProtocol(Role.SERVER, ConnectionConfig(), now=clock())
     connection.receive_data(data, clock())
     for event in connection.events():
         ...
     sock.sendall(connection.data_to_send())
     wait_until(connection.next_timeout())
 
-Whoever drives it changes something, drains the events, then the bytes, obeys `transport`, and reads
+Whoever drives it changes something, drains the events, then the bytes, obeys `transport_action`, and reads
 `next_timeout()` again. What the peer does wrong is an event; only misuse by the caller raises.
 """
 
@@ -50,8 +50,8 @@ _BATCH = 64 * 1024
 """Bytes after which no more waiting messages are handed over at once."""
 
 
-class Transport(Enum):
-    """What the adapter must do with the socket."""
+class TransportAction(Enum):
+    """What the adapter must do with the transport next."""
 
     OPEN = "open"
     SEND_EOF = "send_eof"
@@ -72,7 +72,7 @@ class Timer(Enum):
     """The peer ended the connection behind messages in the same read, which may be answered first."""
 
 
-class Connection:
+class ConnectionProtocol:
     """The protocol of one connection, without I/O (RFC 6455, RFC 7692).
 
     role: which side this is.
@@ -115,7 +115,7 @@ class Connection:
         "close_info",
         "outbox",
         "stats",
-        "transport",
+        "transport_action",
     )
 
     def __init__(
@@ -168,8 +168,8 @@ class Connection:
         self._heartbeat = Heartbeat(config.heartbeat, now=now, new_payload=random_bytes)
         self._deadlines: Deadlines[Timer] = Deadlines()
         self._events: deque[Event] = deque()
-        self.transport = Transport.OPEN
-        """What the adapter must do with the socket."""
+        self.transport_action = TransportAction.OPEN
+        """What the adapter must do with the transport next."""
         self._restart_idle()
         if trailing_data:
             self.receive_data(trailing_data, now)
@@ -612,7 +612,7 @@ class Connection:
             elif action is Action.START_TIMER:
                 self._deadlines.set(Timer.CLOSE, self._now + self._close_timeout)
             elif action is Action.SEND_EOF or (action is Action.SERVER_SENDS_EOF and not self._is_client):
-                self.transport = Transport.SEND_EOF
+                self.transport_action = TransportAction.SEND_EOF
             elif action is Action.END:
                 self._finish(phase)
 
@@ -623,7 +623,7 @@ class Connection:
         self._writer.write_control(Opcode.CLOSE, payload)
 
     def _finish(self, phase: State) -> None:
-        self.transport = Transport.ABORT
+        self.transport_action = TransportAction.ABORT
         self.close_info = CloseInfo(
             cause=self._cause,
             initiator=self._initiator,

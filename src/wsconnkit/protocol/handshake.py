@@ -1,7 +1,7 @@
 """The opening handshake over h11 and without I/O (RFC 6455, section 4): what both sides share.
 
-A handshake is driven like a `Connection`: bytes and time in, `data_to_send()` and `transport` out. When it is done,
-`connection()` goes on with the bytes that came behind it.
+A handshake is driven like a `ConnectionProtocol`: bytes and time in, `data_to_send()` and `transport_action` out. When
+it is done, `connection()` goes on with the bytes that came behind it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import h11
 
 from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection, Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.http import Headers
@@ -35,8 +35,8 @@ class Handshake:
         self._output: list[bytes] = []
         self._deadlines: Deadlines[str] = Deadlines()
         self._deadlines.set("handshake", now + self._limits.timeout)
-        self.transport = Transport.OPEN
-        """What the adapter must do with the socket."""
+        self.transport_action = TransportAction.OPEN
+        """What the adapter must do with the transport next."""
         self.agreement: Agreement | None = None
         """What both sides agreed on; None until the handshake has succeeded."""
 
@@ -48,16 +48,18 @@ class Handshake:
 
     def next_timeout(self) -> float | None:
         """Return when to call `handle_timeout`, or None. Changes nothing."""
-        return None if self.agreement or self.transport is Transport.ABORT else self._deadlines.next_timeout()
+        return (
+            None if self.agreement or self.transport_action is TransportAction.ABORT else self._deadlines.next_timeout()
+        )
 
-    def connection(self, now: float, *, random_bytes: Callable[[int], bytes] = os.urandom) -> Connection:
+    def connection(self, now: float, *, random_bytes: Callable[[int], bytes] = os.urandom) -> ConnectionProtocol:
         """Return the connection that begins where the handshake ended.
 
         Raises LocalProtocolError when the handshake has not succeeded.
         """
         if self.agreement is None:
             raise LocalProtocolError("there is no connection: the handshake has not succeeded")
-        return Connection(
+        return ConnectionProtocol(
             self._role,
             self._config,
             now=now,

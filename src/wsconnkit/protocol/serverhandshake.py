@@ -15,7 +15,7 @@ from http import HTTPStatus
 import h11
 
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import Handshake
@@ -66,7 +66,7 @@ class ServerHandshake(Handshake):
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the client; those behind its request wait for the connection. Never raises."""
         self._now = max(now, self._now)
-        if self.response is not None or self.transport is Transport.ABORT:
+        if self.response is not None or self.transport_action is TransportAction.ABORT:
             return  # read on only so that the refusal is not lost in a reset
         if self.http_request is not None:
             return  # its body
@@ -81,7 +81,7 @@ class ServerHandshake(Handshake):
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
         """The client is gone."""
         self._now = max(now, self._now)
-        self.transport = Transport.ABORT
+        self.transport_action = TransportAction.ABORT
 
     def accept(self, headers: HeadersLike = ()) -> Agreement:
         """Answer 101 with `headers` added.
@@ -111,18 +111,18 @@ class ServerHandshake(Handshake):
     def handle_timeout(self, now: float) -> None:
         """Refuse a client that is too slow, and drop one that does not go away."""
         self._now = max(now, self._now)
-        if self.transport is not Transport.ABORT and self._deadlines.handle_timeout(self._now):
+        if self.transport_action is not TransportAction.ABORT and self._deadlines.handle_timeout(self._now):
             if self.is_pending:
                 self._respond(refusal(503, "the server is too slow", {"Retry-After": "1"}))
             elif self.response is None and self._received:
                 self._respond(refusal(408, f"no complete request within {self._limits.timeout:g} s"))
             else:
-                self.transport = Transport.ABORT
+                self.transport_action = TransportAction.ABORT
 
     @property
     def is_pending(self) -> bool:
         """There is a request to answer."""
-        is_answered = self.response or self.agreement or self.transport is Transport.ABORT
+        is_answered = self.response or self.agreement or self.transport_action is TransportAction.ABORT
         return (self.request or self.http_request) is not None and not is_answered
 
     def _read(self) -> None:
@@ -175,7 +175,7 @@ class ServerHandshake(Handshake):
         self._send(h11.Data(data=b"" if self._is_head else response.body))
         self._send(h11.EndOfMessage())
         self.response = response
-        self.transport = Transport.SEND_EOF
+        self.transport_action = TransportAction.SEND_EOF
         self._deadlines.set("handshake", self._now + self._config.close.timeout)
 
 

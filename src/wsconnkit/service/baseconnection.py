@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import CloseInfo
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.service.log import ConnectionLog
@@ -23,7 +23,9 @@ class BaseConnection:
     session: what a server knows of the client; None for a client's own connection, or an attached one.
     """
 
-    def __init__(self, core: Core, request: UpgradeRequest, agreement: Agreement, session: Session | None) -> None:
+    def __init__(
+        self, core: ConnectionProtocol, request: UpgradeRequest, agreement: Agreement, session: Session | None
+    ) -> None:
         self.log = session.log if session is not None else ConnectionLog(uuid4().hex, secrets=secrets_of(request))
         """Where the connection's events go."""
         self.upgrade_request = request

@@ -18,7 +18,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection, Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.serverhandshake import ServerHandshake
@@ -95,7 +95,7 @@ class Endpoint:
     """A connection and what an adapter around it does, in memory; `connection` is the connection itself."""
 
     def __init__(
-        self, connection: Connection, inbox: Inbox, clock: VirtualClock, inbound: Pipe, outbound: Pipe
+        self, connection: ConnectionProtocol, inbox: Inbox, clock: VirtualClock, inbound: Pipe, outbound: Pipe
     ) -> None:
         self.connection = connection
         self.inbox = inbox
@@ -171,7 +171,7 @@ class Endpoint:
         self.pump()
 
     def pump(self) -> None:
-        """Deliver events, write bytes and obey `transport`, as every adapter does after every call."""
+        """Deliver events, write bytes and obey `transport_action`, as every adapter does after every call."""
         connection, now = self.connection, self.clock.now
         delivered = True
         while delivered:
@@ -209,10 +209,10 @@ class Endpoint:
             connection.writing_resumed(now)
             connection.send_waiting(now)
             self._unsent = connection.data_to_send()
-        if connection.transport is Transport.ABORT:
+        if connection.transport_action is TransportAction.ABORT:
             self._ended = True
             self._unsent = b""
-        if connection.transport is not Transport.OPEN and not self._unsent:
+        if connection.transport_action is not TransportAction.OPEN and not self._unsent:
             self.outbound.write_eof(now)
 
 

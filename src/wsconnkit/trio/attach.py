@@ -5,7 +5,7 @@ from __future__ import annotations
 import trio
 
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.trio.connection import Connection
@@ -38,7 +38,9 @@ class attach(Owner[Connection]):  # noqa: N801 - it is called like the function 
 
     async def _begin(self, nursery: trio.Nursery) -> Connection:
         now, deflate = trio.current_time(), self._agreement.deflate
-        core = Core(Role.SERVER, self._config, now=now, deflate=deflate, trailing_data=self._trailing_data)
+        core = ConnectionProtocol(
+            Role.SERVER, self._config, now=now, deflate=deflate, trailing_data=self._trailing_data
+        )
         connection = Connection(core, self._config, self._request, self._agreement)
         nursery.start_soon(connection.run, self._stream)
         return connection

@@ -8,7 +8,7 @@ from math import inf
 import trio
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.trio.transport import MAX_READ, drop, end_writing, os_error
 
@@ -52,7 +52,7 @@ class Opening:
             self._is_changed = False
             self._on_progress()
             await self._write()
-            if handshake.transport is Transport.ABORT:
+            if handshake.transport_action is TransportAction.ABORT:
                 return False
             if handshake.agreement is not None:
                 return True
@@ -103,7 +103,7 @@ class Opening:
     @property
     def _is_ending(self) -> bool:
         """Whether our end is still to be told."""
-        return self._handshake.transport is Transport.SEND_EOF and not self._eof_written
+        return self._handshake.transport_action is TransportAction.SEND_EOF and not self._eof_written
 
     @property
     def _deadline(self) -> float:

@@ -9,8 +9,7 @@ import trio
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import QueueConfig
-from wsconnkit.protocol.connection import Connection as Core
-from wsconnkit.protocol.connection import Timer
+from wsconnkit.protocol.connection import ConnectionProtocol, Timer
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
@@ -33,7 +32,12 @@ class Pump:
     """
 
     def __init__(
-        self, core: Core, queue: QueueConfig, *, on_frames: Callable[[], None], on_event: Callable[[Event], None]
+        self,
+        core: ConnectionProtocol,
+        queue: QueueConfig,
+        *,
+        on_frames: Callable[[], None],
+        on_event: Callable[[Event], None],
     ) -> None:
         self.core = core
         self.screen: Callable[[Message], Iterable[Message]] | None = None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import trio
 
 from wsconnkit.machines.closing import State
-from wsconnkit.protocol.connection import Connection as Core
+from wsconnkit.protocol.connection import ConnectionProtocol
 
 
 class Senders:
     """Those who wait for room in the stream, and those who wait for their turn in the line of `core`."""
 
-    def __init__(self, core: Core) -> None:
+    def __init__(self, core: ConnectionProtocol) -> None:
         self._core = core
         self._has_room = True
         self._for_room = trio.lowlevel.ParkingLot()

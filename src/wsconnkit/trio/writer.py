@@ -7,8 +7,7 @@ from collections.abc import Callable
 import trio
 
 from wsconnkit.machines.closing import State
-from wsconnkit.protocol.connection import Connection as Core
-from wsconnkit.protocol.connection import Transport
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.trio.senders import Senders
 from wsconnkit.trio.transport import drop, end_writing, os_error
 
@@ -28,7 +27,7 @@ class Writer:
 
     def __init__(
         self,
-        core: Core,
+        core: ConnectionProtocol,
         high_water: int,
         *,
         on_end: Callable[[OSError | None], None],
@@ -89,7 +88,7 @@ class Writer:
         self._look_at_room()
         if self._line:
             self._send_waiting()
-        if self._core.transport is Transport.ABORT:
+        if self._core.transport_action is TransportAction.ABORT:
             self.release_soon()
         self._idle.unpark_all()
         if self.senders.in_line:
@@ -124,11 +123,11 @@ class Writer:
             self._core.writing_resumed(trio.current_time())
             self.senders.resume()
             self.flush()
-        elif self.is_released or self._core.transport is Transport.ABORT:
+        elif self.is_released or self._core.transport_action is TransportAction.ABORT:
             return False
         elif self._line and self._send_waiting():
             pass
-        elif self._core.transport is Transport.SEND_EOF and not self._eof_written:
+        elif self._core.transport_action is TransportAction.SEND_EOF and not self._eof_written:
             self._eof_written = True
             await end_writing(stream)
         else:

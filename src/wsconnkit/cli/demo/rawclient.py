@@ -11,14 +11,14 @@ from contextlib import asynccontextmanager
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import Connection
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.uri import parse_uri
 
 
 class RawClient:
     """A socket behind the opening handshake, and the core that would drive it, for those who use it."""
 
-    def __init__(self, sock: socket.socket, core: Connection) -> None:
+    def __init__(self, sock: socket.socket, core: ConnectionProtocol) -> None:
         self.sock = sock
         self.core = core
         self._loop = asyncio.get_running_loop()
