@@ -134,7 +134,7 @@ def test_only_who_has_a_token_may_renew_it_and_only_where_that_is_wanted(
     session = House(reauthenticate=reauthenticate).enter(principal)
     message = json.dumps({"type": "auth", "requestId": "1", "payload": {"token": TOKEN}})
     is_taken = session.on_message(message, 0.0, WALL) == Renew(TOKEN, "1")
-    assert is_taken is session.judges_messages is (reauthenticate and principal is not None)
+    assert is_taken is session.filters_messages is (reauthenticate and principal is not None)
 
 
 @pytest.mark.parametrize(

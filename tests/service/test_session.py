@@ -128,7 +128,7 @@ def test_messages_are_looked_at_where_they_are_limited_or_may_bring_a_token(
     config: AdmissionConfig, reauthenticate: bool
 ) -> None:
     session = session_of(config=config, reauthenticate=reauthenticate)
-    assert session.judges_messages is (reauthenticate or config != AdmissionConfig())
+    assert session.filters_messages is (reauthenticate or config != AdmissionConfig())
 
 
 @pytest.mark.parametrize("message", ["", "hello", b"", b"\xff", auth({"token": TOKEN}), auth({}), "[" * 100_000])

@@ -33,8 +33,8 @@ class Guard:
         self._renewing: asyncio.Task[None] | None = None
         self._alarm = Alarm(self._loop, self._on_timer)
         self._alarm.set(session.next_timeout())
-        if session.judges_messages:
-            connection.screen_with(self._on_message)
+        if session.filters_messages:
+            connection.add_filter(self._on_message)
 
     def stop(self) -> None:
         """The connection has ended."""

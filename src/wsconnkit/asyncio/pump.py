@@ -28,7 +28,7 @@ _LINGER = 0.1
 class Pump(asyncio.Protocol):
     """Carries out what `core` decides, on a transport; `inbox` holds the messages that have arrived.
 
-    screen: called with each frame of a message; returns those that the application may have now.
+    filter: called with each frame of a message; returns those that the application may have now.
     on_size: called with the size of each message that the application may have, in bytes.
     on_frames: called after a read, when the inbox may have more.
     on_sent: called with the size of each message that goes out after it had to wait, in bytes.
@@ -44,7 +44,7 @@ class Pump(asyncio.Protocol):
         on_event: Callable[[Event], None],
     ) -> None:
         self.core = core
-        self.screen: Callable[[Message], Iterable[Message]] | None = None
+        self.filter: Callable[[Message], Iterable[Message]] | None = None
         self.on_size: Callable[[int], None] | None = None
         self.on_sent: Callable[[int], None] | None = None
         self.inbox = Inbox(queue)
@@ -141,7 +141,7 @@ class Pump(asyncio.Protocol):
                 if type(event) is not Message:
                     self._on_event(event)
                 elif not (self._released and inbox.full):  # else there is no room, and no transport to hold it back
-                    for frame in (event,) if self.screen is None else self.screen(event):
+                    for frame in (event,) if self.filter is None else self.filter(event):
                         size = inbox.put(frame)
                         if size is not None and self.on_size is not None:
                             self.on_size(size)

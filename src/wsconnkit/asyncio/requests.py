@@ -23,7 +23,7 @@ class Requests:
         self._loop = asyncio.get_running_loop()
         self.pending = PendingRequests(uuid4().hex[:12])
         self._waiting: dict[str, asyncio.Future[Any]] = {}
-        connection.screen_with(self._on_message)
+        connection.add_filter(self._on_message)
 
     async def ask(self, kind: str, payload: Any, timeout: float | None) -> Any:
         """Send an envelope of type `kind` and return the payload of its answer, within `timeout` seconds."""

@@ -100,7 +100,7 @@ class Session:
         return None if self.principal is None else self.principal.subject
 
     @property
-    def judges_messages(self) -> bool:
+    def filters_messages(self) -> bool:
         """Whether `on_message` wants to see messages."""
         return self._reauthenticate or self._admission.limits_messages
 

@@ -17,7 +17,7 @@ from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.service.baseconnection import BaseConnection
-from wsconnkit.service.screen import Judge, Screen
+from wsconnkit.service.messagefilters import MessageFilter, MessageFilters
 from wsconnkit.service.session import Session
 from wsconnkit.service.streaming import MessageFrames
 from wsconnkit.trio.draining import Draining
@@ -47,7 +47,7 @@ class Connection(BaseConnection):
         self._inbox = self._pump.inbox
         self._receiver: trio.Event | None = None
         self._pings = Pings(self._pump)
-        self._screen: Screen | None = None
+        self._filters: MessageFilters | None = None
         self._requests: Requests | None = None
         self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.tally.sent.observe
         self._pump.on_size = None if session is None else session.tally.received.observe
@@ -225,12 +225,12 @@ class Connection(BaseConnection):
             for callback in self._on_closed:
                 callback()
 
-    def screen_with(self, judge: Judge) -> None:
-        """Show each message to `judge` before the application gets it."""
-        if self._screen is None:
-            self._screen = Screen(within=self._inbox.is_unfinished)
-            self._pump.screen = self._screen.pass_on
-        self._screen.judges.append(judge)
+    def add_filter(self, message_filter: MessageFilter) -> None:
+        """Show each message to `message_filter` before the application gets it."""
+        if self._filters is None:
+            self._filters = MessageFilters(within=self._inbox.is_unfinished)
+            self._pump.filter = self._filters.apply
+        self._filters.filters.append(message_filter)
 
     @property
     def _asking(self) -> Requests:

@@ -25,7 +25,7 @@ _TURNS = 4
 class Pump:
     """Carries out what `core` decides, on a stream; `inbox` holds the messages that have arrived.
 
-    screen: called with each frame of a message; returns those that the application may have now.
+    filter: called with each frame of a message; returns those that the application may have now.
     on_size: called with the size of each message that the application may have, in bytes.
     on_frames: called after a read, when the inbox may have more.
     on_event: called with each event that is not a message.
@@ -40,7 +40,7 @@ class Pump:
         on_event: Callable[[Event], None],
     ) -> None:
         self.core = core
-        self.screen: Callable[[Message], Iterable[Message]] | None = None
+        self.filter: Callable[[Message], Iterable[Message]] | None = None
         self.on_size: Callable[[int], None] | None = None
         self.inbox = Inbox(queue)
         self.gone = trio.Event()
@@ -155,7 +155,7 @@ class Pump:
                 if type(event) is not Message:
                     self._on_event(event)
                 elif not (self.writer.is_released and inbox.full):  # else there is no room
-                    for frame in (event,) if self.screen is None else self.screen(event):
+                    for frame in (event,) if self.filter is None else self.filter(event):
                         size = inbox.put(frame)
                         if size is not None and self.on_size is not None:
                             self.on_size(size)

@@ -25,7 +25,7 @@ class Requests:
         self._connection = connection
         self.pending = PendingRequests(uuid4().hex[:12])
         self._waiting: dict[str, Future[Any]] = {}
-        connection.screen_with(self._on_message)
+        connection.add_filter(self._on_message)
 
     async def ask(self, kind: str, payload: Any, timeout: float | None) -> Any:  # noqa: ASYNC109 - None is no deadline
         """Send an envelope of type `kind` and return the payload of its answer, within `timeout` seconds."""

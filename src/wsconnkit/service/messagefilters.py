@@ -1,4 +1,4 @@
-"""Looks at each message before the application gets it."""
+"""Shows each message to filters before the application gets it."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from collections.abc import Callable
 
 from wsconnkit.protocol.events import Message
 
-Judge = Callable[["str | bytes"], bool]
-"""Called with a message; True says that it was for the judge and not for the application."""
+MessageFilter = Callable[["str | bytes"], bool]
+"""Called with a message; True says that it was for the filter and not for the application."""
 
 
-class Screen:
-    """Shows each message to `judges`, in their order, and passes on what none of them takes.
+class MessageFilters:
+    """Shows each message to `filters`, in their order, and passes on what none of them takes.
 
-    A fragmented text is held until it is whole, at most `max_message_size` bytes; a fragmented binary message is judged
-    by its first frame, and passed on or dropped frame by frame.
+    A fragmented text is held until it is whole, at most `max_message_size` bytes; of a fragmented binary message the
+    filters see the first frame, and it is passed on or dropped frame by frame.
 
     within: a message is under way, which the application has in part, so that it gets the rest.
     """
 
     def __init__(self, *, within: bool = False) -> None:
-        self.judges: list[Judge] = []
+        self.filters: list[MessageFilter] = []
         self._held: list[Message] = []
         self._verdict = False if within else None
         """Whether the message under way was taken, where that is known; None between messages."""
 
-    def pass_on(self, frame: Message) -> list[Message]:
+    def apply(self, frame: Message) -> list[Message]:
         """Return the frames that the application may have now."""
         if isinstance(frame.data, bytes) or self._verdict is not None:
             taken = self._is_taken(frame.data) if self._verdict is None else self._verdict
@@ -39,4 +39,4 @@ class Screen:
         return [] if self._is_taken(text) else frames
 
     def _is_taken(self, message: str | bytes) -> bool:
-        return any(judge(message) for judge in self.judges)
+        return any(takes(message) for takes in self.filters)
