@@ -26,7 +26,7 @@ from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.registry import Registry
-from wsconnkit.service.tally import Tally, code_label
+from wsconnkit.service.serverstats import ServerStats, code_label
 
 ACCEPTED = ("text/plain", "application/openmetrics-text")
 
@@ -63,7 +63,7 @@ class Server:
     """All that metrics read, with every close code that there is a series for."""
 
     def __init__(self, size: int) -> None:
-        self.tally = Tally()
+        self.stats = ServerStats()
         self.is_draining = False
         self.connections: Registry[Peer] = Registry()
         ids = list(range(size))
@@ -75,7 +75,7 @@ class Server:
             self.open(size + number)
         for cause in Cause:
             for code in (*range(1000, 1016), 3000, 4000, 5000):
-                self.tally.closed[cause, code_label(code)] += 1
+                self.stats.closed[cause, code_label(code)] += 1
 
     def open(self, number: int) -> None:
         self.connections.add(Peer(number), id=str(number), user=f"user {number}", ip=None)

@@ -76,8 +76,8 @@ def test_a_burst_from_one_address_lets_in_exactly_as_many_as_the_rate_says(run_v
             connections, refusals = await burst(server, 20)
             assert (len(connections), len(refusals)) == (5, 15)
             assert_refused(refusals, 429, "too many upgrades", 12)
-            assert server.tally.refused == {Refused.RATE: 15}
-            assert server.tally.rate_limited == {"upgrade": 15}
+            assert server.stats.refused == {Refused.RATE: 15}
+            assert server.stats.rate_limited == {"upgrade": 15}
             if is_closed:  # which gives nothing back
                 await close_all(connections)
             await asyncio.sleep(11.5)
@@ -172,7 +172,7 @@ def test_the_server_takes_no_more_connections_than_it_can(run: Run) -> None:
                 assert (await refused(server, token="later")).status == 503
                 await close_all(connections)
                 await until_left(server)
-            assert server.tally.refused == {Refused.CAPACITY: 48}
+            assert server.stats.refused == {Refused.CAPACITY: 48}
 
     run(main())
 
@@ -244,7 +244,7 @@ def test_whoever_leaves_before_being_let_in_takes_no_slot(run: Run) -> None:
             await authenticate.has(11)
             authenticate.verdict.set()
             await (await staying).close()
-            assert (server.tally.opened, server.tally.refused) == (1, {})
+            assert (server.stats.opened, server.stats.refused) == (1, {})
 
     run(main())
 

@@ -74,7 +74,7 @@ def test_it_may_refuse_with_a_response_of_its_own(run: Run) -> None:
             assert (got.status, got.headers.get("X-Price"), got.body) == (402, "7", b"pay first")
             assert got.headers.get("Connection") == "close"
             assert got.headers.get("Content-Length") == "9"
-            assert server.tally.refused == {Refused.APPLICATION: 1}
+            assert server.stats.refused == {Refused.APPLICATION: 1}
 
     run(main())
 
@@ -167,7 +167,7 @@ def test_one_that_hangs_is_cancelled_after_the_handshakes_timeout(
             assert (got.status, got.error) == (503, "the server is too slow")
             assert got.retry_after == 1
             assert authenticate.cancelled == 1
-        assert server.tally.refused == {Refused.UNAVAILABLE: 1}
+        assert server.stats.refused == {Refused.UNAVAILABLE: 1}
 
     run_virtual(main())
 
@@ -187,7 +187,7 @@ def test_one_that_ends_otherwise_when_it_is_cancelled_changes_nothing(run_virtua
             got = await exchange(server, head())
             assert (got.status, got.error) == (503, "the server is too slow")
             assert len(server.connections) == 0
-        assert server.tally.refused == {Refused.UNAVAILABLE: 1}
+        assert server.stats.refused == {Refused.UNAVAILABLE: 1}
         gc.collect()  # an exception that nobody takes is told when its task goes
 
     run_virtual(main())
@@ -208,8 +208,8 @@ def test_it_is_cancelled_when_the_client_leaves(run: Run, how: str) -> None:
             await asyncio.sleep(0)
             assert len(asyncio.all_tasks()) == before - 1
             assert len(server.connections) == 0
-            assert server.tally.opened == 0
-            assert not server.tally.refused
+            assert server.stats.opened == 0
+            assert not server.stats.refused
 
     run(main())
 

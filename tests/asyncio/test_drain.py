@@ -64,7 +64,7 @@ def test_while_it_drains_a_server_lets_nobody_in_and_says_so(run: Run, apart: bo
             got = await refused(server)
             assert (got.status, got.error) == (503, "the server is shutting down")
             assert got.retry_after >= 1
-            assert server.tally.refused == {Refused.DRAINING: 1}
+            assert server.stats.refused == {Refused.DRAINING: 1}
             release.set()
             assert outcomes(await draining) == [Outcome.CLOSED]
             with pytest.raises(OSError, match=r"refused|Connect call failed"):

@@ -66,7 +66,7 @@ def test_the_pages_are_answered_without_a_token_and_are_no_upgrades(run: Run, pa
                 got = await get(server, "/metrics")
                 assert got.status == 200
                 assert b"\nwsconnkit_" in got.body
-            assert not server.tally.refused
+            assert not server.stats.refused
 
     run(main())
 
@@ -168,7 +168,7 @@ def test_a_plain_request_is_told_what_is_there(run: Run) -> None:
             assert (got.status, got.error) == (404, "there is nothing at this path")
             got = await get(server, "/ws", "POST", more=[("Content-Length", "3")], body=b"x=1")
             assert (got.status, got.headers.get("Allow")) == (405, "GET")
-            assert not server.tally.refused  # none of these was an upgrade
+            assert not server.stats.refused  # none of these was an upgrade
             async with aiohttp.ClientSession() as session:
                 with pytest.raises(aiohttp.WSServerHandshakeError):
                     await session.ws_connect(uri(server, "/other", "http"))

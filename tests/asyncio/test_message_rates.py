@@ -55,7 +55,7 @@ def test_of_a_burst_exactly_as_many_are_delivered_as_the_rate_says(
                 replies = [refusal(text) for text in await client.receive(15)]
                 assert replies == [(f"r-{number}", 12.0) for number in range(5, 20)]
                 assert collector.messages == [request(number) for number in range(5)]
-                assert server.tally.rate_limited == {"message": 15}
+                assert server.stats.rate_limited == {"message": 15}
                 await asyncio.sleep(11.5)
                 client.send(request(20))
                 assert [refusal(text) for text in await client.receive(1)] == [("r-20", 0.5)]
@@ -98,7 +98,7 @@ def test_pings_and_pongs_are_no_messages(run: Run) -> None:
                     await client.send(str(number))
                 while len(collector.messages) < 5:
                     await asyncio.sleep(0)
-        assert server.tally.rate_limited == {}
+        assert server.stats.rate_limited == {}
 
     run(main())
 
@@ -332,7 +332,7 @@ def test_whoever_floods_and_reads_no_replies_takes_no_memory(
                         await client.writer.drain()
                         await asyncio.sleep(0)
                         most = max(most, sum(here[0].queued_bytes) if here else 0)
-                    while server.tally.rate_limited["message"] < count - 5:
+                    while server.stats.rate_limited["message"] < count - 5:
                         await asyncio.sleep(0)
                         most = max(most, sum(here[0].queued_bytes))
                     # What answers one read goes out together, up to as much as this.

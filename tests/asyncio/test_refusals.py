@@ -231,7 +231,7 @@ def test_a_request_that_does_not_end_is_answered_with_408(
                 got = await exchange(server, sent, ssl=wire.client)
                 assert_whole(got, Case(408, "no complete request within 3 s"))
                 assert virtual_loop.time() == pytest.approx(start + 3 + READ_GRACE, abs=0.1)
-        assert server.tally.refused == {Refused.REQUEST: 3}
+        assert server.stats.refused == {Refused.REQUEST: 3}
 
     run_virtual(main())
 

@@ -24,7 +24,7 @@ from wsconnkit.protocol.events import Closed, HeartbeatPinged, HeartbeatStalled,
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
-from wsconnkit.service.tally import Tally
+from wsconnkit.service.serverstats import ServerStats
 
 SETTINGS = settings(deadline=None)
 OPENMETRICS = "application/openmetrics-text"
@@ -93,14 +93,14 @@ class Link:
 
 @dataclass
 class Server:
-    tally: Tally = field(default_factory=Tally)
+    stats: ServerStats = field(default_factory=ServerStats)
     connections: list[MeasuredConnection] = field(default_factory=list)
     is_draining: bool = False
 
     def open(self, limits: FrameLimits | None = None) -> Link:
         link = Link(limits)
         self.connections.append(link)
-        self.tally.on_opened()
+        self.stats.on_opened()
         return link
 
     def carry(self, link: Link) -> None:
@@ -113,9 +113,9 @@ class Server:
             moved = bool(to_server or to_client)
             list(link.client.events())
             for event in link.server.events():
-                self.tally.on_event(event)
+                self.stats.on_event(event)
                 if isinstance(event, Closed):
-                    self.tally.on_closed(event.info, link.stats)
+                    self.stats.on_closed(event.info, link.stats)
 
     def lose(self, link: Link) -> None:
         link.server.receive_eof(0.0)
@@ -169,14 +169,14 @@ def busy_server() -> Server:
         server.lose(link)
     server.open()
     for reason in Refused:
-        server.tally.on_refused(reason)
-    server.tally.on_limited("upgrade")
-    server.tally.on_limited("message")
+        server.stats.on_refused(reason)
+    server.stats.on_limited("upgrade")
+    server.stats.on_limited("message")
     for event in (PongReceived(b"", 0.02), HeartbeatPinged(1), HeartbeatStalled(2.0)):
-        server.tally.on_event(event)
+        server.stats.on_event(event)
     for size in (10, 1_000_000, 2**40):
-        server.tally.received.observe(size)
-        server.tally.sent.observe(size)
+        server.stats.received.observe(size)
+        server.stats.sent.observe(size)
     return server
 
 
@@ -327,7 +327,7 @@ def test_what_slow_peers_do_not_get_is_added_up() -> None:
     assert value(series, "dropped_bytes_total") == 8
 
 
-def test_what_the_tally_counts_is_shown() -> None:
+def test_what_the_server_stats_count_is_shown() -> None:
     server = busy_server()
     series = scraped(server)
     assert value(series, "connections_opened_total") == 3
@@ -423,7 +423,7 @@ def test_counters_never_go_down(steps: list[tuple[tuple[str, int], int]]) -> Non
         assert {key: value for key, value in before.items() if after[key] < value} == {}
         before = after
     ends = sum(count for (name, _), count in before.items() if name == "wsconnkit_connections_closed_total")
-    assert ends == server.tally.opened - sum(link.state is not State.CLOSED for link in links)
+    assert ends == server.stats.opened - sum(link.state is not State.CLOSED for link in links)
 
 
 def test_neither_peers_nor_users_add_series() -> None:
@@ -457,7 +457,7 @@ def test_there_is_a_bound_on_the_series_of_ends() -> None:
                 last_byte_in_age=0.0,
                 last_byte_out_age=0.0,
             )
-            server.tally.on_closed(info, stats)
+            server.stats.on_closed(info, stats)
     ends = [name for name, _ in scraped(server) if name == "wsconnkit_connections_closed_total"]
     assert len(ends) == len(Cause) * (len(CloseCode) + 3)
 
@@ -474,7 +474,7 @@ class Unseen:
     """A server that must not be looked at."""
 
     @property
-    def tally(self) -> Tally:
+    def stats(self) -> ServerStats:
         raise AssertionError
 
     @property

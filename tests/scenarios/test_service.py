@@ -196,8 +196,8 @@ def test_who_still_waits_to_be_let_in_when_the_server_ends_is_told_to_come_back(
                 assert (response.status, response.headers.get("Retry-After")) == (503, "10")
                 assert json.loads(response.body) == {"error": "the server is shutting down"}
             await driver.until(lambda: slow.cancelled == 3)
-            assert server.tally.refused == {Refused.DRAINING: 3}
-            assert server.tally.opened == 0
+            assert server.stats.refused == {Refused.DRAINING: 3}
+            assert server.stats.opened == 0
 
     driver.run(main)
 
@@ -212,7 +212,7 @@ def test_a_page_that_is_not_made_when_the_server_ends_is_unavailable(driver: Dri
             status, body = await client.join()
             assert (status, json.loads(body)) == (503, {"error": "the server is shutting down"})
             await driver.until(lambda: slow.cancelled)
-            assert not server.tally.refused
+            assert not server.stats.refused
 
     driver.run(main)
 
@@ -248,7 +248,7 @@ def test_an_answer_that_is_under_way_when_the_server_ends_arrives_whole(driver: 
         async with driver.serve(echo, authenticate=refuse) as server, driver.tasks() as start:
             wire = await driver.dial(server)
             await wire.send(UPGRADE)
-            await driver.until(lambda: server.tally.refused)
+            await driver.until(lambda: server.stats.refused)
             closing = start(server.close)
             await driver.turn()
             assert (await receive_all(wire)).partition(b"\r\n\r\n")[2] == bytes(20_000_000)
@@ -297,8 +297,8 @@ def test_a_client_that_leaves_in_the_moment_of_its_verdict_is_not_counted(
                 given.append(True)
                 for _ in range(10):
                     await network.turn()
-        assert server.tally.opened == 0
-        assert not server.tally.refused
+        assert server.stats.opened == 0
+        assert not server.stats.refused
         assert arrivals.connections == []
 
     network.run(main)
@@ -310,7 +310,7 @@ def test_a_refusal_is_counted_when_it_is_sent(driver: Driver) -> None:
             wire = await driver.dial(server)
             await wire.send(UPGRADE)
             assert (await wire.receive()).startswith(b"HTTP/1.1 404 ")
-            assert server.tally.refused == {Refused.PATH: 1}
+            assert server.stats.refused == {Refused.PATH: 1}
             await wire.close()
 
     driver.run(main)
@@ -769,8 +769,8 @@ def test_health_and_numbers_of_the_server(driver: Driver) -> None:
                 health = server.health()
                 assert (health.active, health.healthy, health.unhealthy) == (1, 1, 0)
             await driver.until(lambda: not server.connections)
-            assert server.tally.opened == 1
-            assert server.tally.ended.messages_received == server.tally.ended.messages_sent == 1
-            assert sum(server.tally.closed.values()) == 1
+            assert server.stats.opened == 1
+            assert server.stats.ended.messages_received == server.stats.ended.messages_sent == 1
+            assert sum(server.stats.closed.values()) == 1
 
     driver.run(main)

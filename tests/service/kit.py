@@ -10,7 +10,7 @@ from wsconnkit.protocol.http import Headers
 from wsconnkit.protocol.upgrade import UpgradeRequest, check_upgrade
 
 
-def upgrade(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:
+def upgrade_request(target: str = "/ws", *headers: tuple[str, str]) -> UpgradeRequest:
     """Return a request as it comes in."""
     usual = [
         ("Host", "example.org"),

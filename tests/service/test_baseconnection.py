@@ -11,16 +11,16 @@ from wsconnkit.service.admission import Admission, AdmissionConfig
 from wsconnkit.service.baseconnection import BaseConnection
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import Principal
+from wsconnkit.service.serverstats import ServerStats
 from wsconnkit.service.session import Session
-from wsconnkit.service.tally import Tally
 
-from .kit import logged, upgrade
+from .kit import logged, upgrade_request
 
 ADA = Principal(subject="ada")
 
 
 def connection(core: ConnectionProtocol | None = None, principal: Principal | None = None) -> BaseConnection:
-    request = upgrade("/ws?token=s3cret")
+    request = upgrade_request("/ws?token=s3cret")
     config = ConnectionConfig()
     session = None
     if principal is not None:
@@ -29,7 +29,7 @@ def connection(core: ConnectionProtocol | None = None, principal: Principal | No
             principal,
             None,
             admission=Admission(AdmissionConfig()),
-            tally=Tally(),
+            server_stats=ServerStats(),
             reauthenticate=False,
             now=0.0,
             wall_now=0.0,

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.upgrade import HTTPRequest
-from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, answer_page, check_response, no_page
+from wsconnkit.service.policy import ServerPolicy
 
 SETTINGS = settings(deadline=None)
 
@@ -32,14 +32,14 @@ def request_of(target: str = "/healthz", *headers: str, method: str = "GET") -> 
 
 def page(target: str, *headers: str, method: str = "GET", is_draining: bool = False) -> Response | None:
     """Ask a server with metrics for a page."""
-    endpoint: Endpoint[str] = Endpoint()
-    endpoint.is_draining = is_draining
+    policy: ServerPolicy[str] = ServerPolicy()
+    policy.is_draining = is_draining
 
     def metrics(of: Any, accept: str | None) -> tuple[str, bytes]:
-        assert of is endpoint
+        assert of is policy
         return f"text/plain; accepted={accept}", b"connections 0\n"
 
-    return answer_page(request_of(target, *headers, method=method), endpoint, metrics)
+    return answer_page(request_of(target, *headers, method=method), policy, metrics)
 
 
 def read(response: Response | None) -> tuple[int, object]:
@@ -88,9 +88,9 @@ def test_metrics_are_made_as_the_scrape_accepts_them_also_while_draining(
 
 
 def test_without_what_makes_metrics_there_is_no_such_page() -> None:
-    assert answer_page(request_of("/metrics"), Endpoint(), None) is None
-    assert answer_page(request_of("/metrics", method="POST"), Endpoint(), None) is None
-    assert read(answer_page(request_of("/healthz"), Endpoint(), None)) == (200, {"status": "ok"})
+    assert answer_page(request_of("/metrics"), ServerPolicy(), None) is None
+    assert answer_page(request_of("/metrics", method="POST"), ServerPolicy(), None) is None
+    assert read(answer_page(request_of("/healthz"), ServerPolicy(), None)) == (200, {"status": "ok"})
 
 
 @pytest.mark.parametrize("target", ["/", "/ws", "/healthz/", "/HEALTHZ", "/health", "//healthz", "/%68ealthz"])
@@ -179,11 +179,11 @@ def test_every_request_that_is_no_upgrade_has_an_answer_that_can_be_sent(
     request = handshake.http_request
     if request is None:
         return  # an upgrade, or refused by the handshake
-    endpoint: Endpoint[str] = Endpoint()
-    answer = answer_page(request, endpoint, lambda _, accept: (str(accept), b"")) or no_page(request, path)
+    policy: ServerPolicy[str] = ServerPolicy()
+    answer = answer_page(request, policy, lambda _, accept: (str(accept), b"")) or no_page(request, path)
     handshake.respond(answer)
     assert handshake.response is answer
-    assert endpoint.tally.refused == {}
+    assert policy.stats.refused == {}
 
 
 def test_what_the_application_returns_must_be_a_response() -> None:

@@ -20,8 +20,8 @@ from wsconnkit.protocol.frames import Role
 from wsconnkit.service.admission import Admission, AdmissionConfig, Rates
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.serverstats import ServerStats
 from wsconnkit.service.session import Action, End, Renew, Reply, Session
-from wsconnkit.service.tally import Tally
 
 from .kit import kinds, logged
 
@@ -48,7 +48,7 @@ def session_of(
     admission: Admission | None = None,
     ip: str | None = IP,
     reauthenticate: bool = False,
-    tally: Tally | None = None,
+    server_stats: ServerStats | None = None,
     now: float = 0.0,
     wall_now: float = WALL,
 ) -> Session:
@@ -57,7 +57,7 @@ def session_of(
         principal,
         ip,
         admission=admission or Admission(config or AdmissionConfig()),
-        tally=tally or Tally(),
+        server_stats=server_stats or ServerStats(),
         reauthenticate=reauthenticate,
         now=now,
         wall_now=wall_now,
@@ -141,8 +141,8 @@ def test_without_limits_and_renewal_the_application_gets_everything(message: str
 
 
 def test_a_message_over_the_rate_is_answered_with_the_seconds_to_wait() -> None:
-    tally = Tally()
-    session = session_of(config=limited(2, 60.0), tally=tally)
+    server_stats = ServerStats()
+    session = session_of(config=limited(2, 60.0), server_stats=server_stats)
     request = json.dumps({"type": "request", "requestId": "7", "payload": {"action": "getData"}})
     assert [say(session, request) for _ in range(2)] == [None, None]
     assert read(say(session, request, 20.0)) == {
@@ -152,7 +152,7 @@ def test_a_message_over_the_rate_is_answered_with_the_seconds_to_wait() -> None:
         "timestamp": (WALL + 20.0) * 1000,
     }
     assert say(session, request, 30.0) is None
-    assert tally.rate_limited == {"message": 1}
+    assert server_stats.rate_limited == {"message": 1}
 
 
 @pytest.mark.parametrize(
@@ -190,12 +190,12 @@ def test_a_fresh_token_over_the_rate_is_answered_by_its_id_so_that_nobody_waits_
 
 
 def test_a_flood_is_counted_whole_and_logged_ever_more_rarely() -> None:
-    tally = Tally()
-    session = session_of(config=limited(1), tally=tally)
+    server_stats = ServerStats()
+    session = session_of(config=limited(1), server_stats=server_stats)
     with logged() as records:
         for _ in range(1000):
             say(session, "x")
-    assert tally.rate_limited == {"message": 999}
+    assert server_stats.rate_limited == {"message": 999}
     assert set(kinds(records)) == {"rate_limited"}
     assert [record.__dict__["violations"] for record in records] == [1, 2, 4, 8, 16, 32, 64, 128, 256, 512]
     assert records[0].__dict__["retry_after"] == pytest.approx(60.0)
@@ -795,8 +795,10 @@ envelopes = st.fixed_dictionaries(
 def test_whatever_is_sent_is_answered_passed_on_or_ends_the_connection(
     sent: list[tuple[str | bytes, float, int]], max_violations: int | None
 ) -> None:
-    tally = Tally()
-    session = session_of(config=limited(3, 60.0, max_violations=max_violations), reauthenticate=True, tally=tally)
+    server_stats = ServerStats()
+    session = session_of(
+        config=limited(3, 60.0, max_violations=max_violations), reauthenticate=True, server_stats=server_stats
+    )
     now = 0.0
     ends = 0
     verifying = False
@@ -818,7 +820,7 @@ def test_whatever_is_sent_is_answered_passed_on_or_ends_the_connection(
             assert read(action)["type"] in ("error", "response")
             assert action.text.isascii()
         ends += isinstance(action, End)
-    assert ends == (max_violations is not None and tally.rate_limited["message"] >= max_violations)
+    assert ends == (max_violations is not None and server_stats.rate_limited["message"] >= max_violations)
     assert session.user == "ada"
 
 
@@ -826,8 +828,8 @@ def test_whatever_is_sent_is_answered_passed_on_or_ends_the_connection(
 
 
 def test_events_and_the_end_are_counted() -> None:
-    tally = Tally()
-    session = session_of(tally=tally)
+    server_stats = ServerStats()
+    session = session_of(server_stats=server_stats)
     client = ConnectionProtocol(Role.CLIENT, now=0.0)
     server = ConnectionProtocol(Role.SERVER, now=0.0)
     server.ping(b"1", 0.0)
@@ -841,7 +843,7 @@ def test_events_and_the_end_are_counted() -> None:
     events += server.events()
     for event in events:
         session.on_event(event, server.stats)
-    assert session.tally is tally
-    assert tally.closed == {(Cause.PEER_CLOSE, "1000"): 1}
-    assert tally.ended.messages_received == 1
-    assert tally.latencies.total == 0.25
+    assert session.server_stats is server_stats
+    assert server_stats.closed == {(Cause.PEER_CLOSE, "1000"): 1}
+    assert server_stats.ended.messages_received == 1
+    assert server_stats.latencies.total == 0.25

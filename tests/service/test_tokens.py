@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.tokens import BEARER, redact, secrets_of, token_of
 
-from .kit import upgrade
+from .kit import upgrade_request
 
 SETTINGS = settings(deadline=None)
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJhbGljZSJ9.c2lnbmF0dXJl"
@@ -37,11 +37,11 @@ def encoded(draw: st.DrawFn, texts: st.SearchStrategy[str]) -> tuple[str, str]:
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 def test_a_token_in_the_authorization_header_is_found_whatever_the_case(scheme: str) -> None:
-    assert token_of(upgrade("/ws", ("authorization", f"{scheme}  {JWT} "))) == JWT
+    assert token_of(upgrade_request("/ws", ("authorization", f"{scheme}  {JWT} "))) == JWT
 
 
 def test_a_token_behind_the_subprotocol_bearer_is_found() -> None:
-    assert token_of(upgrade("/ws", ("Sec-WebSocket-Protocol", f"chat, {BEARER}, {JWT}, chat.v2"))) == JWT
+    assert token_of(upgrade_request("/ws", ("Sec-WebSocket-Protocol", f"chat, {BEARER}, {JWT}, chat.v2"))) == JWT
 
 
 @pytest.mark.parametrize(
@@ -55,23 +55,23 @@ def test_a_token_behind_the_subprotocol_bearer_is_found() -> None:
     ],
 )
 def test_a_token_in_the_query_is_found_and_decoded(target: str) -> None:
-    assert token_of(upgrade(target)) == JWT
+    assert token_of(upgrade_request(target)) == JWT
 
 
 def test_a_plus_in_the_query_is_a_plus() -> None:
-    assert token_of(upgrade("/ws?token=a+b/c==")) == "a+b/c=="
+    assert token_of(upgrade_request("/ws?token=a+b/c==")) == "a+b/c=="
 
 
 def test_the_header_comes_before_the_subprotocol_and_that_before_the_query() -> None:
     header, subprotocol = ("Authorization", "Bearer one"), ("Sec-WebSocket-Protocol", "bearer, two")
-    assert token_of(upgrade("/ws?token=three", header, subprotocol)) == "one"
-    assert token_of(upgrade("/ws?token=three", subprotocol)) == "two"
-    assert token_of(upgrade("/ws?token=three")) == "three"
+    assert token_of(upgrade_request("/ws?token=three", header, subprotocol)) == "one"
+    assert token_of(upgrade_request("/ws?token=three", subprotocol)) == "two"
+    assert token_of(upgrade_request("/ws?token=three")) == "three"
 
 
 def test_of_several_headers_the_first_bearer_counts() -> None:
     headers = [("Authorization", "Basic dXNlcjpwYXNz"), ("Authorization", "Bearer one"), ("Authorization", "Bearer 2")]
-    assert token_of(upgrade("/ws", *headers)) == "one"
+    assert token_of(upgrade_request("/ws", *headers)) == "one"
 
 
 @pytest.mark.parametrize(
@@ -90,15 +90,15 @@ def test_of_several_headers_the_first_bearer_counts() -> None:
     ],
 )
 def test_what_is_empty_or_somewhere_else_is_no_token(target: str, header: tuple[str, str]) -> None:
-    assert token_of(upgrade(target, header)) is None
+    assert token_of(upgrade_request(target, header)) is None
 
 
 def test_an_empty_token_in_one_place_does_not_hide_one_in_another() -> None:
-    assert token_of(upgrade("/ws?token=&token=three", ("Authorization", "Bearer"))) == "three"
+    assert token_of(upgrade_request("/ws?token=&token=three", ("Authorization", "Bearer"))) == "three"
 
 
 def test_secrets_are_all_credentials_in_all_their_forms() -> None:
-    request = upgrade(
+    request = upgrade_request(
         "/ws?token=a%2Eb&x=y&token=c.d",
         ("Authorization", "Bearer one"),
         ("Authorization", "Basic dXNlcjpwYXNz"),
@@ -117,7 +117,7 @@ def test_secrets_are_all_credentials_in_all_their_forms() -> None:
     ],
 )
 def test_of_ever_so_many_credentials_the_first_16_are_secrets(target: str, headers: list[tuple[str, str]]) -> None:
-    request = upgrade(target, *headers)
+    request = upgrade_request(target, *headers)
     secrets = secrets_of(request)
     assert len(secrets) == 16
     assert token_of(request) in secrets
@@ -126,7 +126,9 @@ def test_of_ever_so_many_credentials_the_first_16_are_secrets(target: str, heade
 
 
 def test_a_request_without_credentials_has_no_secrets() -> None:
-    assert secrets_of(upgrade("/ws?token=&a=b", ("Authorization", ""), ("Sec-WebSocket-Protocol", "bearer"))) == ()
+    assert (
+        secrets_of(upgrade_request("/ws?token=&a=b", ("Authorization", ""), ("Sec-WebSocket-Protocol", "bearer"))) == ()
+    )
 
 
 def test_secrets_are_blotted_out() -> None:
@@ -148,7 +150,7 @@ def test_a_text_in_which_blotting_out_makes_up_another_secret_is_blotted_out_who
 
 def test_secrets_that_make_each_other_up_ever_again_are_blotted_out_at_once() -> None:
     tokens = ["1234", "a***b", *(f"other{number}" for number in range(358))]
-    secrets = secrets_of(upgrade("/ws?" + "&".join(f"token={token}" for token in tokens)))
+    secrets = secrets_of(upgrade_request("/ws?" + "&".join(f"token={token}" for token in tokens)))
     assert len(secrets) == 16
     assert redact("a" * 5000 + "1234" + "b" * 5000, secrets) == "***"
 
@@ -192,14 +194,14 @@ def test_a_text_without_secrets_stays_as_it_is(text: str, secrets: list[str]) ->
 @SETTINGS
 @given(encoded(st.text(st.characters(codec="utf-8"), min_size=1)), encoded(st.just("token")))
 def test_a_token_in_the_query_is_found_however_it_is_encoded(token: tuple[str, str], name: tuple[str, str]) -> None:
-    assert token_of(upgrade(f"/ws?a=b&{name[1]}={token[1]}&c=d")) == token[0]
+    assert token_of(upgrade_request(f"/ws?a=b&{name[1]}={token[1]}&c=d")) == token[0]
 
 
 @SETTINGS
 @given(encoded(st.text(st.characters(codec="utf-8"), min_size=4)), encoded(st.just("token")))
 def test_nothing_of_a_token_in_the_query_survives(token: tuple[str, str], name: tuple[str, str]) -> None:
     plain, raw = token
-    request = upgrade(f"/ws?{name[1]}={raw}")
+    request = upgrade_request(f"/ws?{name[1]}={raw}")
     told = f"{printed(request)} {quote(plain)} {plain}"
     redacted = redact(told, [*secrets_of(request), quote(plain)])
     assert plain not in redacted
@@ -213,7 +215,7 @@ HTTP_TOKEN = st.from_regex(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{4,40}", fullmatch=True).
 @SETTINGS
 @given(TOKEN68, HTTP_TOKEN, encoded(TOKEN68))
 def test_no_token_of_a_request_survives_wherever_it_was(header: str, subprotocol: str, query: tuple[str, str]) -> None:
-    request = upgrade(
+    request = upgrade_request(
         f"/ws?token={query[1]}",
         ("Authorization", f"Bearer {header}"),
         ("Sec-WebSocket-Protocol", f"bearer, {subprotocol}"),
@@ -225,6 +227,6 @@ def test_no_token_of_a_request_survives_wherever_it_was(header: str, subprotocol
 @SETTINGS
 @given(st.from_regex(r"/[!\"$-~\x80-\xff]*", fullmatch=True), st.text(st.characters(max_codepoint=255), max_size=20))
 def test_no_request_makes_the_search_for_tokens_fail(target: str, authorization: str) -> None:
-    request = upgrade(target, ("Authorization", authorization))
+    request = upgrade_request(target, ("Authorization", authorization))
     token = token_of(request)
     assert token is None or token in secrets_of(request)

@@ -21,7 +21,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.http import HeadersLike
-from wsconnkit.service.approach import Approach, NewToken
+from wsconnkit.service.connectoptions import ConnectOptions, NewToken
 from wsconnkit.service.reconnect import OnReconnectEvent, ShouldRetry, Stopped
 
 _KEYWORDS = frozenset(signature(asyncio.BaseEventLoop.create_connection).parameters) - {"self", "protocol_factory"}
@@ -69,7 +69,7 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
         on_event: OnReconnectEvent | None = None,
         **kwargs: Any,
     ) -> None:
-        self._approach = Approach(
+        self._approach = ConnectOptions(
             uri,
             token=token,
             headers=headers,

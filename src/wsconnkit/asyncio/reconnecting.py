@@ -16,8 +16,8 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
-from wsconnkit.service.approach import check_type
 from wsconnkit.service.backlog import Backlog, BacklogConfig
+from wsconnkit.service.connectoptions import check_type
 
 _READ_FROM = 2
 """Connections whose messages may wait to be taken: the present one, and the one before."""

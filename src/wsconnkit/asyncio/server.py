@@ -19,12 +19,12 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import tells_only_of
 from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport, check_times
-from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.health import Health, measure
 from wsconnkit.service.log import log_draining
+from wsconnkit.service.policy import ServerPolicy
 from wsconnkit.service.registry import Registry
+from wsconnkit.service.serverstats import ServerStats
 from wsconnkit.service.session import Session
-from wsconnkit.service.tally import Tally
 
 Handler = Callable[[Connection], Awaitable[None]]
 
@@ -35,7 +35,7 @@ class Server:
     def __init__(
         self,
         handler: Handler,
-        endpoint: Endpoint[Connection],
+        endpoint: ServerPolicy[Connection],
         config: ConnectionConfig,
         authentication: Authentication | None,
     ) -> None:
@@ -57,9 +57,9 @@ class Server:
         return self._endpoint.connections
 
     @property
-    def tally(self) -> Tally:
+    def stats(self) -> ServerStats:
         """What the server has done since it started, in numbers."""
-        return self._endpoint.tally
+        return self._endpoint.stats
 
     @property
     def is_draining(self) -> bool:

@@ -16,11 +16,11 @@ from wsconnkit.asyncio.server import Handler, Server
 from wsconnkit.asyncio.transport import tls_timeouts
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.service.admission import AdmissionConfig
-from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import MetricsText
+from wsconnkit.service.policy import ServerPolicy
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.router import RequestRouter
-from wsconnkit.service.terms import Terms
+from wsconnkit.service.serveoptions import ServeOptions
 from wsconnkit.service.verifier import TokenVerifier
 
 
@@ -65,7 +65,7 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
         **kwargs: Any,
     ) -> None:
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
-        self._terms = Terms(
+        self._terms = ServeOptions(
             handler=self._handler,
             port=port,
             path=path,
@@ -91,7 +91,7 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
     async def _begin(self) -> Server:
         terms = self._terms
         authentication = None if self._authenticate is None else Authentication(self._authenticate)
-        endpoint: Endpoint[Connection] = terms.new_endpoint()
+        endpoint: ServerPolicy[Connection] = terms.new_policy()
         server = Server(self._handler, endpoint, terms.config, authentication)
         rules = Rules(
             endpoint=endpoint,

@@ -21,7 +21,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
-from wsconnkit.service.tally import Histogram, Limited, Tally, Totals, code_label
+from wsconnkit.service.serverstats import Histogram, Limited, ServerStats, Totals, code_label
 
 _OPENMETRICS = "application/openmetrics-text"
 
@@ -34,7 +34,7 @@ class MeasuredConnection(Protocol):
 
     @property
     def state(self) -> State:
-        """Where it stands; when it is CLOSED, its stats must have been given to `Tally.on_closed`."""
+        """Where it stands; when it is CLOSED, its stats must have been given to `ServerStats.on_closed`."""
 
     @property
     def stats(self) -> ConnectionStats:
@@ -49,7 +49,7 @@ class MeasuredServer(Protocol):
     """What is read of a server."""
 
     @property
-    def tally(self) -> Tally:
+    def stats(self) -> ServerStats:
         """What it has done."""
 
     @property
@@ -70,11 +70,11 @@ class ServerMetrics(Collector):
     def collect(self) -> Iterable[Metric]:
         """Return all metrics as they are now."""
         server = self._server
-        return _families(server.tally, _Sums(server.tally.ended, server.connections), server.is_draining)
+        return _families(server.stats, _Sums(server.stats.ended, server.connections), server.is_draining)
 
     def describe(self) -> Iterable[Metric]:
         """Return the same metrics without looking at the server."""
-        return _families(Tally(), _Sums(Totals(), ()), False)
+        return _families(ServerStats(), _Sums(Totals(), ()), False)
 
 
 def render_metrics(server: MeasuredServer, accept: str | None) -> tuple[str, bytes]:
@@ -115,17 +115,17 @@ class _Sums:
         self.unread, self.unsent = unread, unsent
 
 
-def _families(tally: Tally, sums: _Sums, is_draining: bool) -> Iterator[Metric]:
+def _families(server_stats: ServerStats, sums: _Sums, is_draining: bool) -> Iterator[Metric]:
     totals = sums.totals
     states: _Series = {(state.value,): count for state, count in sums.states.items()}
     # A series that is there from the start shows its first increase; each cause has one at least.
     closed: _Series = {(cause.value, code_label(cause.code)): 0 for cause in Cause}
-    closed |= {(cause.value, code): count for (cause, code), count in tally.closed.items()}
-    refused: _Series = {(reason.value,): tally.refused[reason] for reason in Refused}
-    limited: _Series = {(kind,): tally.rate_limited[kind] for kind in get_args(Limited)}
+    closed |= {(cause.value, code): count for (cause, code), count in server_stats.closed.items()}
+    refused: _Series = {(reason.value,): server_stats.refused[reason] for reason in Refused}
+    limited: _Series = {(kind,): server_stats.rate_limited[kind] for kind in get_args(Limited)}
 
     yield _gauge("connections", "Connections by where they stand.", states, "state")
-    yield _counter("connections_opened", "Connections that have opened.", {(): tally.opened})
+    yield _counter("connections_opened", "Connections that have opened.", {(): server_stats.opened})
     yield _counter("connections_closed", "Connections that have ended.", closed, "cause", "code")
     yield _counter("upgrades_refused", "Upgrades that were refused.", refused, "reason")
     yield _counter("rate_limited", "Upgrades and messages that came too early.", limited, "kind")
@@ -140,7 +140,7 @@ def _families(tally: Tally, sums: _Sums, is_draining: bool) -> Iterator[Metric]:
     text = "Messages to peers that were dropped because they read too slowly, or not before the end."
     yield _counter("messages_dropped", text, {(): totals.messages_dropped})
     yield _counter("dropped_bytes", "Bytes of the messages to peers that were dropped.", {(): totals.bytes_dropped})
-    sizes: dict[tuple[str, ...], Histogram] = {("in",): tally.received, ("out",): tally.sent}
+    sizes: dict[tuple[str, ...], Histogram] = {("in",): server_stats.received, ("out",): server_stats.sent}
     yield _histogram("message_size_bytes", "Sizes of messages without compression.", sizes, "direction")
     queues: _Series = {("inbound",): sums.unread, ("outbound",): sums.unsent}
     yield _gauge("queue_bytes", "Bytes that wait for the application to read, or for the peer.", queues, "queue")
@@ -155,9 +155,9 @@ def _families(tally: Tally, sums: _Sums, is_draining: bool) -> Iterator[Metric]:
     yield _counter("frame_violations", "Frames and messages over a limit.", {(): totals.frame_violations})
     yield _counter("frame_size_warnings", "Frames at or over the warning threshold.", {(): totals.frame_warnings})
 
-    yield _counter("heartbeat_misses", "Heartbeats that were not answered in time.", {(): tally.misses})
-    yield _counter("heartbeat_stalls", "Heartbeats that our own event loop delayed.", {(): tally.stalls})
-    yield _histogram("heartbeat_rtt_seconds", "Time from a ping to its pong.", {(): tally.latencies})
+    yield _counter("heartbeat_misses", "Heartbeats that were not answered in time.", {(): server_stats.misses})
+    yield _counter("heartbeat_stalls", "Heartbeats that our own event loop delayed.", {(): server_stats.stalls})
+    yield _histogram("heartbeat_rtt_seconds", "Time from a ping to its pong.", {(): server_stats.latencies})
 
 
 def _directions(inbound: int, outbound: int) -> _Series:

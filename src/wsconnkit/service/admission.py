@@ -1,4 +1,4 @@
-"""Who may come in, and how often they may speak: caps on connections, rates of upgrades and messages."""
+"""Which upgrades are admitted, and how many messages: caps on connections, rates of upgrades and messages."""
 
 from __future__ import annotations
 

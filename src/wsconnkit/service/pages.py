@@ -7,10 +7,10 @@ from typing import Any
 
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import HTTPRequest, check_upgrade, refusal
-from wsconnkit.service.endpoint import Endpoint
+from wsconnkit.service.policy import ServerPolicy
 
 MetricsText = Callable[[Any, "str | None"], tuple[str, bytes]]
-"""Called with an `Endpoint` and the Accept header of a scrape; returns the content type and the text."""
+"""Called with a `ServerPolicy` and the Accept header of a scrape; returns the content type and the text."""
 
 INTERNAL_ERROR = refusal(500, "internal error")
 """The answer where the application raised."""
@@ -18,7 +18,7 @@ NO_WEBSOCKET = refusal(404, "there is no WebSocket here")
 """The answer to an upgrade where there are only pages."""
 
 
-def answer_page(request: HTTPRequest, endpoint: Endpoint[Any], metrics: MetricsText | None) -> Response | None:
+def answer_page(request: HTTPRequest, policy: ServerPolicy[Any], metrics: MetricsText | None) -> Response | None:
     """Return the page that `request` asks for, None where it asks for no page of ours.
 
     metrics: makes the text of /metrics, which without it is no page.
@@ -30,9 +30,9 @@ def answer_page(request: HTTPRequest, endpoint: Endpoint[Any], metrics: MetricsT
     if request.path == "/healthz":
         return _status_page(200, "ok")
     if request.path == "/readyz":
-        return _status_page(503, "draining") if endpoint.is_draining else _status_page(200, "ready")
+        return _status_page(503, "draining") if policy.is_draining else _status_page(200, "ready")
     assert metrics is not None  # or it would be no page
-    content_type, text = metrics(endpoint, request.headers.get("Accept"))
+    content_type, text = metrics(policy, request.headers.get("Accept"))
     return Response(200, Headers({"Content-Type": content_type, "Cache-Control": "no-store"}), text)
 
 

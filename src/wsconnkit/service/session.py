@@ -15,7 +15,7 @@ from wsconnkit.service.admission import Admission
 from wsconnkit.service.envelope import encode_envelope, error_reply, parse_envelope, request_id_of
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
-from wsconnkit.service.tally import Tally
+from wsconnkit.service.serverstats import ServerStats
 
 _FOREVER = 10 * 365 * 86400.0
 """Seconds after which a token need not be looked at again, which timers can still express."""
@@ -73,7 +73,7 @@ class Session:
         ip: str | None,
         *,
         admission: Admission,
-        tally: Tally,
+        server_stats: ServerStats,
         reauthenticate: bool,
         now: float,
         wall_now: float,
@@ -81,7 +81,7 @@ class Session:
         self.log = log
         self.ip = ip
         self._admission = admission
-        self.tally = tally
+        self.server_stats = server_stats
         """Where what happens on the connection is counted."""
         self._reauthenticate = reauthenticate
         self._renewing = False
@@ -155,9 +155,9 @@ class Session:
 
     def on_event(self, event: Event, stats: ConnectionStats) -> None:
         """Count an event of the connection."""
-        self.tally.on_event(event)
+        self.server_stats.on_event(event)
         if isinstance(event, Closed):
-            self.tally.on_closed(event.info, stats)
+            self.server_stats.on_closed(event.info, stats)
 
     @property
     def _tier(self) -> str | None:
@@ -175,7 +175,7 @@ class Session:
 
     def _on_too_many(self, message: str | bytes, wait: float, wall_now: float) -> Action:
         self._violations += 1
-        self.tally.on_limited("message")
+        self.server_stats.on_limited("message")
         if self._violations & (self._violations - 1) == 0:
             # The first, second, fourth …: a flood of messages must not become a flood of lines.
             self.log.rate_limited(wait, self._violations)

@@ -21,7 +21,7 @@ from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.http import HeadersLike
-from wsconnkit.service.approach import Approach, NewToken
+from wsconnkit.service.connectoptions import ConnectOptions, NewToken
 from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry, Stopped
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.dialing import Route, dial
@@ -84,7 +84,7 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
         stream: trio.abc.Stream | None = None,
         **kwargs: Any,
     ) -> None:
-        self._approach = Approach(
+        self._approach = ConnectOptions(
             uri,
             token=token,
             headers=headers,
@@ -164,7 +164,7 @@ class connect(Owner[Connection]):  # noqa: N801 - it is called like the function
 class Connections:
     """What `async for` iterates over: no generator, since trio wants those to be closed by whoever leaves them."""
 
-    def __init__(self, connect: connect, approach: Approach, reconnect: Reconnect, start: Start) -> None:
+    def __init__(self, connect: connect, approach: ConnectOptions, reconnect: Reconnect, start: Start) -> None:
         self._connect = connect
         self._approach = approach
         self._reconnect = reconnect

@@ -49,8 +49,8 @@ class Connection(BaseConnection):
         self._pings = Pings(self._pump)
         self._filters: MessageFilters | None = None
         self._requests: Requests | None = None
-        self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.tally.sent.observe
-        self._pump.on_size = None if session is None else session.tally.received.observe
+        self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.server_stats.sent.observe
+        self._pump.on_size = None if session is None else session.server_stats.received.observe
         self.draining = Draining(self)
         """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
 

@@ -18,9 +18,9 @@ from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest
-from wsconnkit.service.endpoint import Endpoint, Visitor
 from wsconnkit.service.log import log_server_error
 from wsconnkit.service.pages import INTERNAL_ERROR, NO_WEBSOCKET, MetricsText, answer_page, check_response, no_page
+from wsconnkit.service.policy import PendingUpgrade, ServerPolicy
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.session import Session
 from wsconnkit.service.tokens import secrets_of
@@ -45,7 +45,7 @@ class Rules:
     pages: whether the pages for those who watch the server are here. metrics: makes the text of /metrics.
     """
 
-    endpoint: Endpoint[Connection]
+    endpoint: ServerPolicy[Connection]
     config: ConnectionConfig
     on_connection: OnConnection | None = None
     path: str | None = None
@@ -130,7 +130,7 @@ class _Guest:
         )
         self._deciding: trio.CancelScope | None = None
         """Where it is found out how to answer the request."""
-        self._visitor: Visitor | None = None
+        self._visitor: PendingUpgrade | None = None
         self._is_answered = False
         """Whether we have answered the request, and not the handshake by itself."""
         self.connection: Connection | None = None
@@ -198,7 +198,7 @@ class _Guest:
             self._decide(self._authenticate(visitor, rules.authentication, rules.on_connection))
 
     async def _authenticate(
-        self, visitor: Visitor, authentication: Authentication, on_connection: OnConnection
+        self, visitor: PendingUpgrade, authentication: Authentication, on_connection: OnConnection
     ) -> None:
         try:
             with cancelled_only():
@@ -244,7 +244,7 @@ class _Guest:
             self._handshake.respond(response, trio.current_time())
         return response
 
-    def _admit(self, visitor: Visitor, principal: Principal | None, on_connection: OnConnection) -> None:
+    def _admit(self, visitor: PendingUpgrade, principal: Principal | None, on_connection: OnConnection) -> None:
         rules, now = self._rules, trio.current_time()
         session = rules.endpoint.admit(visitor, principal, uuid4().hex, now=now, wall_now=time.time())
         if isinstance(session, Response):

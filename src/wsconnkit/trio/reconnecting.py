@@ -13,8 +13,8 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
-from wsconnkit.service.approach import check_type
 from wsconnkit.service.backlog import Backlog, BacklogConfig
+from wsconnkit.service.connectoptions import check_type
 from wsconnkit.trio.client import connect
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.owner import Owner

@@ -10,11 +10,11 @@ import trio
 
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.service.admission import AdmissionConfig
-from wsconnkit.service.endpoint import Endpoint
 from wsconnkit.service.pages import MetricsText
+from wsconnkit.service.policy import ServerPolicy
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.router import RequestRouter
-from wsconnkit.service.terms import Terms
+from wsconnkit.service.serveoptions import ServeOptions
 from wsconnkit.service.verifier import TokenVerifier
 from wsconnkit.trio.authentication import Authenticate, Authentication
 from wsconnkit.trio.connection import Connection
@@ -72,7 +72,7 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
         if listeners is not None and not (listeners and host is None and port is None):
             raise ValueError("listeners are none, or given together with host or port; it must be some, alone")
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
-        self._terms = Terms(
+        self._terms = ServeOptions(
             handler=self._handler,
             port=port,
             path=path,
@@ -98,7 +98,7 @@ class serve(Owner[Server]):  # noqa: N801 - it is called like the function that 
     async def _begin(self, nursery: trio.Nursery) -> Server:
         terms = self._terms
         authentication = None if self._authenticate is None else Authentication(self._authenticate, nursery)
-        endpoint: Endpoint[Connection] = terms.new_endpoint()
+        endpoint: ServerPolicy[Connection] = terms.new_policy()
         server = Server(self._handler, endpoint, terms.config, authentication, nursery)
         rules = Rules(
             endpoint=endpoint,

@@ -1,4 +1,4 @@
-"""The rules around the connections of one server: who may come in, who is there, what has happened."""
+"""The policy of one server: which upgrades it admits, which connections it has, and what it has counted."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from wsconnkit.service.origins import Origins
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
 from wsconnkit.service.proxies import TrustedProxies, network_key
 from wsconnkit.service.registry import Registry
+from wsconnkit.service.serverstats import ServerStats
 from wsconnkit.service.session import Session
-from wsconnkit.service.tally import Tally
 from wsconnkit.service.tokens import secrets_of, token_of
 
 C = TypeVar("C")
@@ -41,8 +41,8 @@ _FAILURES = {
 _BY_STATUS = {404: Refused.PATH, 503: Refused.UNAVAILABLE}
 
 
-class Visitor(NamedTuple):
-    """Someone who asks for a WebSocket, and has not been refused so far."""
+class PendingUpgrade(NamedTuple):
+    """A request for a WebSocket that has been neither admitted nor refused."""
 
     request: UpgradeRequest
     remote_address: Any
@@ -51,16 +51,16 @@ class Visitor(NamedTuple):
     token: str | None
 
     def __repr__(self) -> str:
-        return f"<Visitor {self.ip} {self.request!r}>"
+        return f"<PendingUpgrade {self.ip} {self.request!r}>"
 
     @property
     def who(self) -> dict[str, Any]:
-        """The fields of a log line that tell of the visitor."""
+        """The fields of a log line that tell who asks for the upgrade."""
         return {"remote_address": self.remote_address, "client_ip": self.ip}
 
 
-class Endpoint(Generic[C]):
-    """One server's rules and records, without I/O; `C` is the type of its connections.
+class ServerPolicy(Generic[C]):
+    """One server's rules, its connections and its stats, without I/O; `C` is the type of its connections.
 
     origins: those that browsers may come from besides the server's own; None for all.
     proxies: whose word on the client's address is taken.
@@ -84,75 +84,75 @@ class Endpoint(Generic[C]):
         self._admission = Admission(admission or AdmissionConfig())
         self._reauthenticate = reauthenticate
         self.connections: Registry[C] = Registry()
-        self.tally = Tally()
+        self.stats = ServerStats()
         self.is_draining = False
         """Whether new connections are refused because the server shuts down."""
 
-    def receive(self, request: UpgradeRequest, remote_address: object) -> Visitor | Response:
-        """Take a request for a WebSocket; return the visitor who made it, or the response that refuses it."""
-        visitor = Visitor(
+    def receive(self, request: UpgradeRequest, remote_address: object) -> PendingUpgrade | Response:
+        """Take a request for a WebSocket; return the pending upgrade, or the response that refuses it."""
+        upgrade = PendingUpgrade(
             request, remote_address, self._proxies.client_ip(remote_address, request.headers), token_of(request)
         )
         if self.is_draining:
-            return self._refuse(Refused.DRAINING, visitor)
+            return self._refuse(Refused.DRAINING, upgrade)
         if not self._origins.allows(request):
-            return self._refuse(Refused.ORIGIN, visitor)
-        return visitor
+            return self._refuse(Refused.ORIGIN, upgrade)
+        return upgrade
 
-    def on_refusal(self, response: Response, visitor: Visitor) -> None:
-        """Take the response with which the application's own authentication refuses a visitor."""
-        self._refused(response, Refused.APPLICATION, visitor.who)
+    def on_refusal(self, response: Response, upgrade: PendingUpgrade) -> None:
+        """Take the response with which the application's own authentication refuses an upgrade."""
+        self._refused(response, Refused.APPLICATION, upgrade.who)
 
-    def refuse_for(self, error: BaseException, visitor: Visitor) -> Response:
-        """Return the response to a visitor whose authentication raised `error`."""
+    def refuse_for(self, error: BaseException, upgrade: PendingUpgrade) -> Response:
+        """Return the response to an upgrade whose authentication raised `error`."""
         if isinstance(error, AuthenticationError):
-            log_auth_failed(error.failure.value, error.detail, secrets_of(visitor.request), **visitor.who)
-            return self._refuse(_FAILURES[error.failure], visitor)
+            log_auth_failed(error.failure.value, error.detail, secrets_of(upgrade.request), **upgrade.who)
+            return self._refuse(_FAILURES[error.failure], upgrade)
         if isinstance(error, KeysUnavailable):
-            return self._refuse(Refused.UNAVAILABLE, visitor)
-        log_server_error("auth_error", error, secrets_of(visitor.request))
-        return self._refused(refusal(500, "internal error"), Refused.UNAVAILABLE, visitor.who)
+            return self._refuse(Refused.UNAVAILABLE, upgrade)
+        log_server_error("auth_error", error, secrets_of(upgrade.request))
+        return self._refused(refusal(500, "internal error"), Refused.UNAVAILABLE, upgrade.who)
 
     def admit(
-        self, visitor: Visitor, principal: Principal | None, connection_id: str, *, now: float, wall_now: float
+        self, upgrade: PendingUpgrade, principal: Principal | None, connection_id: str, *, now: float, wall_now: float
     ) -> Session | Response:
-        """Return the session of a visitor who is let in, or the response that refuses it.
+        """Return the session of an upgrade that is admitted, or the response that refuses it.
 
         The caller gives the session's connection to `enter` before anything else happens here.
         """
         user, tier = (None, None) if principal is None else (principal.subject, principal.tier)
         if self.is_draining:
-            return self._refuse(Refused.DRAINING, visitor, user=user)
-        ip = None if visitor.ip is None else network_key(visitor.ip)
+            return self._refuse(Refused.DRAINING, upgrade, user=user)
+        ip = None if upgrade.ip is None else network_key(upgrade.ip)
         refused = self._admission.check(user=user, tier=tier, ip=ip, registry=self.connections, now=now)
         if refused is not None:
             if refused.reason is Refused.RATE:
-                self.tally.on_limited("upgrade")
-            return self._refuse(refused.reason, visitor, refused.retry_after, user)
+                self.stats.on_limited("upgrade")
+            return self._refuse(refused.reason, upgrade, refused.retry_after, user)
         return Session(
-            ConnectionLog(connection_id, user_id=user, secrets=secrets_of(visitor.request)),
+            ConnectionLog(connection_id, user_id=user, secrets=secrets_of(upgrade.request)),
             principal,
             ip,
             admission=self._admission,
-            tally=self.tally,
+            server_stats=self.stats,
             reauthenticate=self._reauthenticate and principal is not None,
             now=now,
             wall_now=wall_now,
         )
 
-    def dismiss(self, visitor: Visitor | None) -> Response:
-        """Return the response to whom the end of the server finds waiting for another one.
+    def dismiss(self, upgrade: PendingUpgrade | None) -> Response:
+        """Return the response to a request that is still unanswered when the server ends.
 
-        visitor: None for a request that asks for no WebSocket, which is not counted.
+        upgrade: None for a request that asks for no WebSocket, which is not counted.
         """
-        if visitor is None:
+        if upgrade is None:
             return self._response(Refused.DRAINING)
-        return self._refuse(Refused.DRAINING, visitor)
+        return self._refuse(Refused.DRAINING, upgrade)
 
     def enter(self, connection: C, session: Session) -> None:
         """Add a connection that was admitted."""
         self.connections.add(connection, id=session.log.connection_id, user=session.user, ip=session.ip)
-        self.tally.on_opened()
+        self.stats.on_opened()
 
     def leave(self, session: Session) -> None:
         """Remove a connection that has ended."""
@@ -164,9 +164,9 @@ class Endpoint(Generic[C]):
         self._refused(response, reason, {"remote_address": remote_address})
 
     def _refuse(
-        self, reason: Refused, visitor: Visitor, retry_after: float | None = None, user: str | None = None
+        self, reason: Refused, upgrade: PendingUpgrade, retry_after: float | None = None, user: str | None = None
     ) -> Response:
-        return self._refused(self._response(reason, retry_after), reason, {**visitor.who, "user_id": user})
+        return self._refused(self._response(reason, retry_after), reason, {**upgrade.who, "user_id": user})
 
     def _response(self, reason: Refused, retry_after: float | None = None) -> Response:
         status, error = _STATUS[reason]
@@ -179,6 +179,6 @@ class Endpoint(Generic[C]):
         return refusal(status, error, headers)
 
     def _refused(self, response: Response, reason: Refused, who: dict[str, Any]) -> Response:
-        self.tally.on_refused(reason)
+        self.stats.on_refused(reason)
         log_refused(response.status, reason.value, **who)
         return response

@@ -1,4 +1,4 @@
-"""What a server is told when it is started, checked before anything listens."""
+"""The options of a server, checked before anything listens."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.upgrade import check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
-from wsconnkit.service.endpoint import Endpoint
+from wsconnkit.service.policy import ServerPolicy
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.tokens import BEARER
 
 _A_PORT = "0 for any, or a port up to 65535"
 
 
-class Terms:
+class ServeOptions:
     """The arguments of `serve` that are the same for every event loop, checked, and what follows from them.
 
     handler, authenticate, http, metrics: what the application gives; whether they can be called is all that is looked
@@ -75,11 +75,11 @@ class Terms:
         self._admission = admission
         self._proxies = proxies
         self._reauthenticate = reauthenticate
-        self.new_endpoint()  # complains of what is wrong with these
+        self.new_policy()  # complains of what is wrong with these
 
-    def new_endpoint(self) -> Endpoint[Any]:
-        """Return the rules and records of one run of the server."""
-        return Endpoint(
+    def new_policy(self) -> ServerPolicy[Any]:
+        """Return the policy of one run of the server."""
+        return ServerPolicy(
             origins=self._origins,
             admission=self._admission,
             proxies=self._proxies,

@@ -8,12 +8,12 @@ import pytest
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.service.admission import AdmissionConfig
-from wsconnkit.service.endpoint import Visitor
+from wsconnkit.service.policy import PendingUpgrade
 from wsconnkit.service.proxies import TrustedProxies
-from wsconnkit.service.terms import Terms
+from wsconnkit.service.serveoptions import ServeOptions
 from wsconnkit.service.tokens import BEARER
 
-from .kit import upgrade
+from .kit import upgrade_request
 
 
 async def authenticate(token: str | None, request: object) -> None: ...
@@ -25,7 +25,7 @@ class Verifier:
     def verify(self, token: str, now: float, *, waited: bool = False) -> None: ...
 
 
-def terms(**arguments: Any) -> Terms:
+def options(**arguments: Any) -> ServeOptions:
     usual = {
         "handler": authenticate,
         "port": None,
@@ -42,7 +42,7 @@ def terms(**arguments: Any) -> Terms:
         "config": None,
         "ssl": None,
     }
-    return Terms(**{**usual, **arguments})
+    return ServeOptions(**{**usual, **arguments})
 
 
 @pytest.mark.parametrize(
@@ -79,40 +79,40 @@ def terms(**arguments: Any) -> Terms:
 )
 def test_what_cannot_work_is_refused_with_what_to_write(arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=r" is .*; it must be "):
-        terms(**arguments)
+        options(**arguments)
 
 
 @pytest.mark.parametrize("port", [None, 0, 3001, 65535])
 def test_a_port_may_be_any_that_there_is(port: int | None) -> None:
-    terms(port=port, endpoints=("127.0.0.1", port or 0))
+    options(port=port, endpoints=("127.0.0.1", port or 0))
 
 
 def test_a_context_for_servers_is_good() -> None:
-    assert terms(ssl=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)).new_endpoint() is not None
-    terms(ssl=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
+    assert options(ssl=ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)).new_policy() is not None
+    options(ssl=ssl.create_default_context(ssl.Purpose.CLIENT_AUTH))
 
 
 def test_subprotocols_must_be_a_list() -> None:
     with pytest.raises(LocalProtocolError, match="subprotocols is 'chat'"):
-        terms(subprotocols="chat")
+        options(subprotocols="chat")
 
 
 def test_a_class_is_no_authenticator() -> None:
     with pytest.raises(TypeError, match="the class Verifier; give an instance"):
-        terms(authenticate=Verifier)
+        options(authenticate=Verifier)
 
 
 def test_fresh_tokens_need_somebody_who_verifies_them() -> None:
     with pytest.raises(ValueError, match="reauthenticate is given without authenticate"):
-        terms(reauthenticate=True)
-    terms(reauthenticate=True, authenticate=Verifier())
+        options(reauthenticate=True)
+    options(reauthenticate=True, authenticate=Verifier())
 
 
 @pytest.mark.parametrize("authenticator", [authenticate, Verifier()])
 def test_where_there_are_tokens_bearer_is_spoken_last_unless_the_application_speaks_it(authenticator: object) -> None:
-    assert terms(subprotocols=["chat"]).subprotocols == ("chat",)
-    assert terms(subprotocols=["chat"], authenticate=authenticator).subprotocols == ("chat", BEARER)
-    assert terms(subprotocols=[BEARER, "chat"], authenticate=authenticator).subprotocols == (BEARER, "chat")
+    assert options(subprotocols=["chat"]).subprotocols == ("chat",)
+    assert options(subprotocols=["chat"], authenticate=authenticator).subprotocols == ("chat", BEARER)
+    assert options(subprotocols=[BEARER, "chat"], authenticate=authenticator).subprotocols == (BEARER, "chat")
 
 
 def test_an_authenticator_that_is_false_is_one() -> None:
@@ -120,7 +120,7 @@ def test_an_authenticator_that_is_false_is_one() -> None:
         def __len__(self) -> int:
             return 0
 
-    assert terms(authenticate=Empty()).subprotocols == (BEARER,)
+    assert options(authenticate=Empty()).subprotocols == (BEARER,)
 
 
 @pytest.mark.parametrize(
@@ -128,30 +128,30 @@ def test_an_authenticator_that_is_false_is_one() -> None:
     [(True, True, None), (False, False, None), (("127.0.0.1", 9090), False, ("127.0.0.1", 9090))],
 )
 def test_the_pages_are_in_one_place_at_most(endpoints: Any, has_pages: bool, pages_at: object) -> None:
-    made = terms(endpoints=endpoints)
+    made = options(endpoints=endpoints)
     assert (made.has_pages, made.pages_at) == (has_pages, pages_at)
 
 
 def test_without_a_configuration_there_is_the_default_one() -> None:
-    assert terms().config == ConnectionConfig()
+    assert options().config == ConnectionConfig()
     config = ConnectionConfig(idle_timeout=7)
-    assert terms(config=config, path="/ws").config is config
-    assert terms(config=config, path="/ws").path == "/ws"
+    assert options(config=config, path="/ws").config is config
+    assert options(config=config, path="/ws").path == "/ws"
 
 
-def test_each_run_has_an_endpoint_of_its_own_by_the_same_rules() -> None:
-    made = terms(
+def test_each_run_has_a_policy_of_its_own_by_the_same_rules() -> None:
+    made = options(
         origins=["https://app.example"],
         proxies=TrustedProxies(["192.0.2.0/24"]),
         admission=AdmissionConfig(retry_after=7),
     )
-    first, second = made.new_endpoint(), made.new_endpoint()
+    first, second = made.new_policy(), made.new_policy()
     assert first is not second
-    for endpoint in (first, second):
-        request = upgrade("/", ("Origin", "https://app.example"), ("X-Forwarded-For", "198.51.100.7"))
-        visitor = endpoint.receive(request, ("192.0.2.1", 50_000))
-        assert isinstance(visitor, Visitor)
-        assert visitor.ip == "198.51.100.7"
+    for policy in (first, second):
+        request = upgrade_request("/", ("Origin", "https://app.example"), ("X-Forwarded-For", "198.51.100.7"))
+        upgrade = policy.receive(request, ("192.0.2.1", 50_000))
+        assert isinstance(upgrade, PendingUpgrade)
+        assert upgrade.ip == "198.51.100.7"
     first.is_draining = True
     assert not second.is_draining
     assert first.dismiss(None).headers.get("Retry-After") == "7"

@@ -12,22 +12,22 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import InvalidProxy, InvalidStatus, InvalidURI, LocalProtocolError
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.proxy import Proxy
-from wsconnkit.service.approach import Approach
+from wsconnkit.service.connectoptions import ConnectOptions
 from wsconnkit.service.reconnect import ReconnectEvent, Retrying, Stopped
 
 PROXY = Proxy(False, "p", 1)
 CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-def approach(uri: Any = "ws://example.org/", **kwargs: Any) -> Approach:
-    return Approach(uri, **kwargs)
+def options(uri: Any = "ws://example.org/", **kwargs: Any) -> ConnectOptions:
+    return ConnectOptions(uri, **kwargs)
 
 
-def renew(of: Approach, *, refresh: bool = False) -> None:
+def renew(of: ConnectOptions, *, refresh: bool = False) -> None:
     asyncio.run(of.renew_token(refresh=refresh))
 
 
-def authorization(of: Approach) -> str | None:
+def authorization(of: ConnectOptions) -> str | None:
     return of.handshake(0.0).request.headers.get("Authorization")
 
 
@@ -43,7 +43,7 @@ def tokens() -> Callable[[], Any]:
 def test_a_handshake_asks_for_what_was_given() -> None:
     config = ConnectionConfig(compression=None)
     request = (
-        approach("wss://example.org/x?y", headers={"X-A": "b"}, subprotocols=["chat"], config=config)
+        options("wss://example.org/x?y", headers={"X-A": "b"}, subprotocols=["chat"], config=config)
         .handshake(0.0)
         .request
     )
@@ -52,14 +52,14 @@ def test_a_handshake_asks_for_what_was_given() -> None:
 
 
 def test_a_token_goes_into_the_request_and_is_a_secret() -> None:
-    of = approach(token="tok-en")
+    of = options(token="tok-en")
     renew(of, refresh=True)
     assert authorization(of) == "Bearer tok-en"
     assert of.secrets == ("tok-en",)
 
 
 def test_a_function_is_asked_for_a_token_first_and_then_only_for_a_fresh_one() -> None:
-    of = approach(token=tokens())
+    of = options(token=tokens())
     for refresh, token in [(False, "token-a"), (False, "token-a"), (True, "token-b"), (False, "token-b")]:
         renew(of, refresh=refresh)
         assert authorization(of) == f"Bearer {token}"
@@ -74,7 +74,7 @@ def test_a_token_that_was_refused_is_not_sent_again_when_there_is_no_other_yet()
             raise answer
         return answer
 
-    of = approach(token=token)
+    of = options(token=token)
     renew(of)
     with pytest.raises(OSError, match="not there"):
         renew(of, refresh=True)
@@ -83,7 +83,7 @@ def test_a_token_that_was_refused_is_not_sent_again_when_there_is_no_other_yet()
 
 
 def test_a_password_in_the_uri_is_a_secret_in_both_its_forms() -> None:
-    of = approach("ws://ada:l%40velace@example.org/")
+    of = options("ws://ada:l%40velace@example.org/")
     assert authorization(of) == "Basic YWRhOmxAdmVsYWNl"
     assert of.secrets == ("YWRhOmxAdmVsYWNl", "l@velace")
 
@@ -93,7 +93,7 @@ def test_a_token_is_text() -> None:
         return b"bytes"
 
     with pytest.raises(TypeError, match="token returned bytes; it must be a str"):
-        renew(approach(token=token))
+        renew(options(token=token))
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_a_token_is_text() -> None:
 )
 def test_what_cannot_be_is_refused_at_once(kwargs: dict[str, Any], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
-        approach(**kwargs)
+        options(**kwargs)
 
 
 @pytest.mark.parametrize(
@@ -131,14 +131,14 @@ def test_what_cannot_be_is_refused_at_once(kwargs: dict[str, Any], error: type[E
 )
 def test_a_value_of_a_wrong_type_is_refused_at_once_and_not_quoted(name: str, wanted: str) -> None:
     with pytest.raises(TypeError, match=f"^{name} is of type bytes; it must be {wanted}$"):
-        approach(**{name: b"secret"})
+        options(**{name: b"secret"})
 
 
 def test_the_proxy_is_the_one_given_or_the_environments_or_none() -> None:
     environment: dict[str, str] = {}
 
     def proxy(uri: str = "ws://example.org/", **kwargs: Any) -> Proxy | None:
-        return approach(uri, **kwargs).proxy("example.org", 80, lambda: environment)
+        return options(uri, **kwargs).proxy("example.org", 80, lambda: environment)
 
     assert proxy() is None
     environment["http"] = "http://p:1"
@@ -154,8 +154,8 @@ def test_where_it_really_leads_decides_whether_the_environments_proxy_is_taken()
     def environment() -> dict[str, str]:
         return {"http": "http://p:1", "no": "inside.example.org:81"}
 
-    assert approach().proxy("inside.example.org", 81, environment) is None
-    assert approach("ws://localhost/").proxy("example.org", 80, environment) == PROXY
+    assert options().proxy("inside.example.org", 81, environment) is None
+    assert options("ws://localhost/").proxy("example.org", 80, environment) == PROXY
 
 
 @pytest.mark.parametrize("host", ["localhost", "LOCALHOST.", "app.localhost", "127.0.0.1", "127.8.8.8", "::1"])
@@ -163,13 +163,13 @@ def test_this_machine_is_reached_without_asking_the_environment(host: str) -> No
     def environment() -> dict[str, str]:
         raise AssertionError
 
-    assert approach().proxy(host, 80, environment) is None
-    assert approach(proxy="http://p:1").proxy(host, 80, environment) == PROXY
+    assert options().proxy(host, 80, environment) is None
+    assert options(proxy="http://p:1").proxy(host, 80, environment) == PROXY
 
 
 def test_the_rules_for_coming_back_know_the_server_without_its_query(caplog: pytest.LogCaptureFixture) -> None:
     events: list[ReconnectEvent] = []
-    rules = approach(
+    rules = options(
         "wss://example.org:1/x?token=secret",
         backoff=BackoffConfig(max_attempts=2),
         should_retry=lambda error: isinstance(error, KeyError),
@@ -184,5 +184,5 @@ def test_the_rules_for_coming_back_know_the_server_without_its_query(caplog: pyt
 
 @pytest.mark.parametrize(("token", "refresh"), [(None, False), ("a", False), (tokens(), True)])
 def test_a_refused_token_is_worth_another_attempt_where_there_is_a_function(token: Any, refresh: bool) -> None:
-    step = approach(token=token).reconnect().on_end(InvalidStatus(Response(401)), 0.0, jitter=0.5, wall_now=0.0)
+    step = options(token=token).reconnect().on_end(InvalidStatus(Response(401)), 0.0, jitter=0.5, wall_now=0.0)
     assert isinstance(step, Retrying) is refresh

@@ -1,4 +1,4 @@
-"""What a client knows of its server: what it asks for, who it says it is, by which way it comes, and when again."""
+"""The options of a client: the handshake that it sends, its token, its proxy, and its rules for reconnecting."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NewToken = Callable[[], Awaitable[str]]
 """Returns a fresh token."""
 
 
-class Approach:
+class ConnectOptions:
     """The arguments of `connect` that are the same for every event loop, checked, and what follows from them.
 
     has_transport: whether the caller has a transport to the server already.
@@ -107,7 +107,7 @@ class Approach:
         return self._proxy
 
     def reconnect(self) -> Reconnect:
-        """Return the rules by which to come back."""
+        """Return the rules for reconnecting."""
         scheme, path = "wss" if self.uri.secure else "ws", self.uri.resource.partition("?")[0]
         return Reconnect(
             self._backoff,

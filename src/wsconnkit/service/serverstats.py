@@ -1,11 +1,11 @@
 """What a server has done since it started, as plain numbers; most of them only ever grow.
 
-    tally = Tally()
-    tally.on_opened()
-    tally.received.observe(512)
-    tally.on_closed(info, stats)
-    tally.closed[Cause.PEER_CLOSE, "1000"]          # 1
-    tally.ended.bytes_received                      # what closed connections have carried
+    server_stats = ServerStats()
+    server_stats.on_opened()
+    server_stats.received.observe(512)
+    server_stats.on_closed(info, stats)
+    server_stats.closed[Cause.PEER_CLOSE, "1000"]   # 1
+    server_stats.ended.bytes_received               # what closed connections have carried
 
 What open connections have carried is in their own stats, and is not counted twice.
 """
@@ -138,7 +138,7 @@ class Totals:
 
 
 @dataclass(slots=True, eq=False)
-class Tally:
+class ServerStats:
     """Counts what happens on a server; every call costs the same, however many connections there are."""
 
     opened: int = 0

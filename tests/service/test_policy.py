@@ -21,12 +21,12 @@ from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
-from wsconnkit.service.endpoint import Endpoint, Visitor
+from wsconnkit.service.policy import PendingUpgrade, ServerPolicy
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.session import Renew, Session
 
-from .kit import kinds, logged, upgrade
+from .kit import kinds, logged, upgrade_request
 
 SETTINGS = settings(deadline=None)
 WALL = 1_700_000_000.0
@@ -42,17 +42,17 @@ def printed(record: logging.LogRecord) -> str:
     return logging.Formatter().format(record) + "\n" + repr(record.__dict__)
 
 
-def visitor_of(endpoint: Endpoint[str], request: UpgradeRequest | None = None, peer: object = PEER) -> Visitor:
-    visitor = endpoint.receive(request or upgrade(), peer)
-    assert isinstance(visitor, Visitor)
-    return visitor
+def upgrade_of(policy: ServerPolicy[str], request: UpgradeRequest | None = None, peer: object = PEER) -> PendingUpgrade:
+    upgrade = policy.receive(request or upgrade_request(), peer)
+    assert isinstance(upgrade, PendingUpgrade)
+    return upgrade
 
 
 class House:
-    """A server that lets in whoever its endpoint does."""
+    """A server that lets in whoever its policy does."""
 
     def __init__(self, config: AdmissionConfig | None = None, **options: Any) -> None:
-        self.endpoint: Endpoint[str] = Endpoint(admission=config, **options)
+        self.policy: ServerPolicy[str] = ServerPolicy(admission=config, **options)
         self._visits = 0
 
     def visit(
@@ -63,14 +63,14 @@ class House:
         request: UpgradeRequest | None = None,
         now: float = 0.0,
     ) -> Session | Response:
-        visitor = self.endpoint.receive(request or upgrade(), (ip, 50_000))
-        if isinstance(visitor, Response):
-            return visitor
+        upgrade = self.policy.receive(request or upgrade_request(), (ip, 50_000))
+        if isinstance(upgrade, Response):
+            return upgrade
         self._visits += 1
         name = f"c{self._visits}"
-        session = self.endpoint.admit(visitor, principal, name, now=now, wall_now=WALL + now)
+        session = self.policy.admit(upgrade, principal, name, now=now, wall_now=WALL + now)
         if isinstance(session, Session):
-            self.endpoint.enter(f"the connection {name}", session)
+            self.policy.enter(f"the connection {name}", session)
         return session
 
     def enter(self, principal: Principal | None = None, ip: str = "192.0.2.1", *, now: float = 0.0) -> Session:
@@ -93,20 +93,20 @@ def upgrades(count: int, period: float = 60.0) -> Rates:
 
 def test_who_is_let_in_has_a_session_and_is_there_until_it_leaves() -> None:
     house = House()
-    endpoint = house.endpoint
+    policy = house.policy
     with logged() as records:
         session = house.enter(ADA)
     assert (session.principal, session.user, session.ip) == (ADA, "ada", "192.0.2.1")
     assert (session.log.connection_id, session.log.user_id) == ("c1", "ada")
-    assert session.tally is endpoint.tally
-    assert endpoint.connections.get("c1") == "the connection c1"
-    assert endpoint.connections.by_user("ada") == ("the connection c1",)
-    assert (endpoint.tally.opened, endpoint.tally.refused) == (1, {})
-    endpoint.leave(session)
-    endpoint.leave(session)
-    assert len(endpoint.connections) == endpoint.connections.count_user("ada") == 0
-    assert endpoint.connections.count_ip("192.0.2.1") == 0
-    assert endpoint.tally.opened == 1
+    assert session.server_stats is policy.stats
+    assert policy.connections.get("c1") == "the connection c1"
+    assert policy.connections.by_user("ada") == ("the connection c1",)
+    assert (policy.stats.opened, policy.stats.refused) == (1, {})
+    policy.leave(session)
+    policy.leave(session)
+    assert len(policy.connections) == policy.connections.count_user("ada") == 0
+    assert policy.connections.count_ip("192.0.2.1") == 0
+    assert policy.stats.opened == 1
     assert records == []
 
 
@@ -116,9 +116,9 @@ def test_without_authentication_a_connection_is_of_nobody() -> None:
 
 
 def test_whoever_is_admitted_is_not_there_before_it_enters() -> None:
-    endpoint: Endpoint[str] = Endpoint()
-    assert isinstance(endpoint.admit(visitor_of(endpoint), ADA, "c1", now=0.0, wall_now=WALL), Session)
-    assert (len(endpoint.connections), endpoint.tally.opened) == (0, 0)
+    policy: ServerPolicy[str] = ServerPolicy()
+    assert isinstance(policy.admit(upgrade_of(policy), ADA, "c1", now=0.0, wall_now=WALL), Session)
+    assert (len(policy.connections), policy.stats.opened) == (0, 0)
 
 
 def test_the_session_knows_until_when_its_token_holds() -> None:
@@ -146,33 +146,33 @@ def test_only_who_has_a_token_may_renew_it_and_only_where_that_is_wanted(
     ],
 )
 def test_the_token_of_a_request_is_found_and_printed_nowhere(target: str, headers: list[tuple[str, str]]) -> None:
-    endpoint: Endpoint[str] = Endpoint()
-    visitor = visitor_of(endpoint, upgrade(target, *headers))
-    assert visitor.token == TOKEN
-    assert TOKEN not in f"{visitor} {visitor!r} {[visitor]}"
-    session = endpoint.admit(visitor, ADA, "c1", now=0.0, wall_now=WALL)
+    policy: ServerPolicy[str] = ServerPolicy()
+    upgrade = upgrade_of(policy, upgrade_request(target, *headers))
+    assert upgrade.token == TOKEN
+    assert TOKEN not in f"{upgrade} {upgrade!r} {[upgrade]}"
+    session = policy.admit(upgrade, ADA, "c1", now=0.0, wall_now=WALL)
     assert isinstance(session, Session)
     with logged() as records:
         session.log.opened(PEER, None, f"/{TOKEN}")
         session.log.handler_error(KeyError(TOKEN))
-        endpoint.refuse_for(KeyError(TOKEN), visitor)
+        policy.refuse_for(KeyError(TOKEN), upgrade)
     assert kinds(records) == ["connection_opened", "handler_error", "auth_error", "upgrade_refused"]
     assert not [record for record in records if TOKEN in printed(record)]
 
 
 def test_a_request_without_a_token_has_none() -> None:
-    visitor = visitor_of(Endpoint())
-    assert visitor.token is None
-    assert repr(visitor) == "<Visitor 192.0.2.1 <UpgradeRequest '/ws'>>"
+    upgrade = upgrade_of(ServerPolicy())
+    assert upgrade.token is None
+    assert repr(upgrade) == "<PendingUpgrade 192.0.2.1 <UpgradeRequest '/ws'>>"
 
 
 def test_the_address_of_a_client_is_the_one_that_trusted_proxies_tell() -> None:
-    request = upgrade("/ws", ("X-Forwarded-For", "198.51.100.7"))
-    assert visitor_of(Endpoint(), request).ip == "192.0.2.1"
-    behind: Endpoint[str] = Endpoint(proxies=TrustedProxies(["192.0.2.0/24"]))
-    visitor = visitor_of(behind, request)
-    assert (visitor.ip, visitor.remote_address) == ("198.51.100.7", PEER)
-    session = behind.admit(visitor, None, "c1", now=0.0, wall_now=WALL)
+    request = upgrade_request("/ws", ("X-Forwarded-For", "198.51.100.7"))
+    assert upgrade_of(ServerPolicy(), request).ip == "192.0.2.1"
+    behind: ServerPolicy[str] = ServerPolicy(proxies=TrustedProxies(["192.0.2.0/24"]))
+    upgrade = upgrade_of(behind, request)
+    assert (upgrade.ip, upgrade.remote_address) == ("198.51.100.7", PEER)
+    session = behind.admit(upgrade, None, "c1", now=0.0, wall_now=WALL)
     assert isinstance(session, Session)
     assert session.ip == "198.51.100.7"
 
@@ -186,12 +186,12 @@ def test_addresses_of_one_network_of_ipv6_count_as_one() -> None:
 
 @pytest.mark.parametrize("peer", ["", "/run/ws.sock", None, (), ("host", 1), b"\0abstract"])
 def test_who_has_no_address_is_limited_by_none(peer: object) -> None:
-    endpoint: Endpoint[str] = Endpoint(admission=AdmissionConfig(max_connections_per_ip=1, per_ip=upgrades(1)))
+    policy: ServerPolicy[str] = ServerPolicy(admission=AdmissionConfig(max_connections_per_ip=1, per_ip=upgrades(1)))
     for number in range(5):
-        session = endpoint.admit(visitor_of(endpoint, peer=peer), None, str(number), now=0.0, wall_now=WALL)
+        session = policy.admit(upgrade_of(policy, peer=peer), None, str(number), now=0.0, wall_now=WALL)
         assert isinstance(session, Session)
         assert session.ip is None
-        endpoint.enter(f"the connection {number}", session)
+        policy.enter(f"the connection {number}", session)
 
 
 # Who is refused.
@@ -199,11 +199,11 @@ def test_who_has_no_address_is_limited_by_none(peer: object) -> None:
 
 def fail(error: Exception, house: House) -> Response:
     """Let an authentication raise."""
-    return house.endpoint.refuse_for(error, visitor_of(house.endpoint))
+    return house.policy.refuse_for(error, upgrade_of(house.policy))
 
 
 def come_from_elsewhere(house: House) -> Response:
-    return refused(house.visit(request=upgrade("/ws", ORIGIN)))
+    return refused(house.visit(request=upgrade_request("/ws", ORIGIN)))
 
 
 def come_twice(house: House) -> Response:
@@ -212,14 +212,14 @@ def come_twice(house: House) -> Response:
 
 
 def come_to_a_drain(house: House) -> Response:
-    house.endpoint.is_draining = True
+    house.policy.is_draining = True
     return refused(house.visit(ADA))
 
 
 def come_before_a_drain(house: House) -> Response:
-    visitor = visitor_of(house.endpoint)
-    house.endpoint.is_draining = True  # while it is found out who that is
-    return refused(house.endpoint.admit(visitor, ADA, "c1", now=0.0, wall_now=WALL))
+    upgrade = upgrade_of(house.policy)
+    house.policy.is_draining = True  # while it is found out who that is
+    return refused(house.policy.admit(upgrade, ADA, "c1", now=0.0, wall_now=WALL))
 
 
 def refused(answer: Session | Response) -> Response:
@@ -228,7 +228,7 @@ def refused(answer: Session | Response) -> Response:
 
 
 def wait_until_the_end(house: House) -> Response:
-    return house.endpoint.dismiss(visitor_of(house.endpoint))
+    return house.policy.dismiss(upgrade_of(house.policy))
 
 
 CASES: list[tuple[Refused, int, AdmissionConfig | None, Callable[[House], Response]]] = [
@@ -258,7 +258,7 @@ def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
     with logged() as records:
         response = come(house)
     assert response.status == status
-    assert house.endpoint.tally.refused == {reason: 1}
+    assert house.policy.stats.refused == {reason: 1}
     (line,) = [record for record in records if record.__dict__["type"] == "upgrade_refused"]
     assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
     assert (line.__dict__["remote_address"], line.__dict__["client_ip"]) == (PEER, "192.0.2.1")
@@ -277,16 +277,16 @@ def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
     assert ("Retry-After" in headers) is (status in (429, 503))
 
 
-def test_the_cases_above_are_all_that_an_endpoint_refuses_by_itself() -> None:
+def test_the_cases_above_are_all_that_a_policy_refuses_by_itself() -> None:
     others = {Refused.PATH, Refused.REQUEST, Refused.APPLICATION}
     assert {reason for reason, *_ in CASES} == set(Refused) - others
 
 
 def test_a_failed_authentication_is_told_with_its_details_and_answered_without() -> None:
-    endpoint: Endpoint[str] = Endpoint()
-    visitor = visitor_of(endpoint)
+    policy: ServerPolicy[str] = ServerPolicy()
+    upgrade = upgrade_of(policy)
     with logged() as records:
-        response = endpoint.refuse_for(AuthenticationError(AuthFailure.INVALID, "of what is wrong"), visitor)
+        response = policy.refuse_for(AuthenticationError(AuthFailure.INVALID, "of what is wrong"), upgrade)
     assert kinds(records) == ["auth_failed", "upgrade_refused"]
     assert records[0].__dict__["remote_address"] == PEER
     assert (records[0].__dict__["reason"], records[0].__dict__["detail"]) == ("invalid", "of what is wrong")
@@ -307,14 +307,14 @@ def test_a_client_is_told_whether_a_token_is_missing_or_no_good(failure: AuthFai
 
 
 def test_lines_of_a_refusal_say_from_behind_which_proxy_it_was_asked_for() -> None:
-    endpoint: Endpoint[str] = Endpoint(proxies=TrustedProxies(["192.0.2.0/24"]))
+    policy: ServerPolicy[str] = ServerPolicy(proxies=TrustedProxies(["192.0.2.0/24"]))
     with logged() as records:
-        visitor = visitor_of(endpoint, upgrade("/ws", ("X-Forwarded-For", "198.51.100.7")))
-        endpoint.refuse_for(AuthenticationError(AuthFailure.EXPIRED), visitor)
-        endpoint.refuse_for(KeysUnavailable(), visitor)
-        endpoint.on_refusal(refusal(402, "pay first"), visitor)
-        endpoint.is_draining = True
-        endpoint.admit(visitor, None, "c1", now=0.0, wall_now=WALL)
+        upgrade = upgrade_of(policy, upgrade_request("/ws", ("X-Forwarded-For", "198.51.100.7")))
+        policy.refuse_for(AuthenticationError(AuthFailure.EXPIRED), upgrade)
+        policy.refuse_for(KeysUnavailable(), upgrade)
+        policy.on_refusal(refusal(402, "pay first"), upgrade)
+        policy.is_draining = True
+        policy.admit(upgrade, None, "c1", now=0.0, wall_now=WALL)
     assert kinds(records) == ["auth_failed"] + ["upgrade_refused"] * 4
     for record in records:
         assert (record.__dict__["remote_address"], record.__dict__["client_ip"]) == (PEER, "198.51.100.7")
@@ -338,7 +338,7 @@ def test_a_user_that_is_refused_by_a_cap_or_a_rate_is_named(config: AdmissionCon
 
 
 @pytest.mark.parametrize("come", [come_from_elsewhere, come_to_a_drain, partial(fail, KeysUnavailable())])
-def test_a_visitor_that_is_refused_before_it_is_known_who_that_is_has_no_name(
+def test_an_upgrade_that_is_refused_before_it_is_known_who_that_is_has_no_name(
     come: Callable[[House], Response],
 ) -> None:
     with logged() as records:
@@ -347,20 +347,20 @@ def test_a_visitor_that_is_refused_before_it_is_known_who_that_is_has_no_name(
 
 
 def test_the_details_of_a_failed_authentication_are_told_without_the_token() -> None:
-    endpoint: Endpoint[str] = Endpoint()
-    visitor = visitor_of(endpoint, upgrade(f"/ws?token={TOKEN}"))
+    policy: ServerPolicy[str] = ServerPolicy()
+    upgrade = upgrade_of(policy, upgrade_request(f"/ws?token={TOKEN}"))
     with logged() as records:
-        endpoint.refuse_for(AuthenticationError(AuthFailure.INVALID, f"cannot read {TOKEN}"), visitor)
+        policy.refuse_for(AuthenticationError(AuthFailure.INVALID, f"cannot read {TOKEN}"), upgrade)
     assert kinds(records) == ["auth_failed", "upgrade_refused"]
     assert records[0].__dict__["detail"] == "cannot read ***"
     assert not [record for record in records if TOKEN in printed(record)]
 
 
 def test_what_goes_wrong_in_an_authentication_is_told_whole_and_answered_without_a_word_of_it() -> None:
-    endpoint: Endpoint[str] = Endpoint()
-    visitor = visitor_of(endpoint, upgrade(f"/ws?token={TOKEN}"))
+    policy: ServerPolicy[str] = ServerPolicy()
+    upgrade = upgrade_of(policy, upgrade_request(f"/ws?token={TOKEN}"))
     with logged() as records:
-        response = endpoint.refuse_for(OSError(f"no table for {TOKEN}"), visitor)
+        response = policy.refuse_for(OSError(f"no table for {TOKEN}"), upgrade)
     assert kinds(records) == ["auth_error", "upgrade_refused"]
     assert records[0].levelno == logging.ERROR
     assert records[0].getMessage().endswith("OSError: no table for ***")
@@ -368,10 +368,10 @@ def test_what_goes_wrong_in_an_authentication_is_told_whole_and_answered_without
 
 
 def test_what_the_application_refuses_with_is_counted_as_its_own() -> None:
-    endpoint: Endpoint[str] = Endpoint()
+    policy: ServerPolicy[str] = ServerPolicy()
     with logged() as records:
-        endpoint.on_refusal(refusal(402, "pay first"), visitor_of(endpoint))
-    assert endpoint.tally.refused == {Refused.APPLICATION: 1}
+        policy.on_refusal(refusal(402, "pay first"), upgrade_of(policy))
+    assert policy.stats.refused == {Refused.APPLICATION: 1}
     assert kinds(records) == ["upgrade_refused"]
     assert records[0].__dict__["status"] == 402
 
@@ -408,12 +408,12 @@ HEAD = (
 def test_what_a_handshake_refuses_by_itself_is_counted_too(
     data: bytes, now: float, status: int, reason: Refused
 ) -> None:
-    endpoint: Endpoint[str] = Endpoint()
+    policy: ServerPolicy[str] = ServerPolicy()
     response = answered_by_the_handshake(data, now=now)
     with logged() as records:
-        endpoint.on_handshake_response(response, PEER)
+        policy.on_handshake_response(response, PEER)
     assert response.status == status
-    assert endpoint.tally.refused == {reason: 1}
+    assert policy.stats.refused == {reason: 1}
     (line,) = records
     assert (line.__dict__["status"], line.__dict__["reason"]) == (status, reason.value)
     assert line.__dict__["remote_address"] == PEER
@@ -431,15 +431,15 @@ def test_what_a_handshake_refuses_by_itself_is_counted_too(
     ],
 )
 def test_web_pages_may_come_from_where_they_are_let_in(origins: Any, origin: str, is_let_in: bool) -> None:
-    endpoint: Endpoint[str] = Endpoint(origins=origins)
-    answer = endpoint.receive(upgrade("/ws", ("Origin", origin)), PEER)
-    assert isinstance(answer, Visitor) is is_let_in
+    policy: ServerPolicy[str] = ServerPolicy(origins=origins)
+    answer = policy.receive(upgrade_request("/ws", ("Origin", origin)), PEER)
+    assert isinstance(answer, PendingUpgrade) is is_let_in
 
 
 def test_a_server_that_drains_says_so_before_it_looks_at_the_origin() -> None:
-    endpoint: Endpoint[str] = Endpoint()
-    endpoint.is_draining = True
-    answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
+    policy: ServerPolicy[str] = ServerPolicy()
+    policy.is_draining = True
+    answer = policy.receive(upgrade_request("/ws", ORIGIN), PEER)
     assert isinstance(answer, Response)
     assert answer.status == 503
 
@@ -447,12 +447,12 @@ def test_a_server_that_drains_says_so_before_it_looks_at_the_origin() -> None:
 def test_a_drain_refuses_whoever_comes_and_keeps_whoever_is_there() -> None:
     house = House()
     session = house.enter(ADA)
-    house.endpoint.is_draining = True
+    house.policy.is_draining = True
     assert house.status(ADA) == 503
-    assert len(house.endpoint.connections) == 1
-    house.endpoint.leave(session)
-    assert len(house.endpoint.connections) == 0
-    assert house.endpoint.tally.refused == {Refused.DRAINING: 1}
+    assert len(house.policy.connections) == 1
+    house.policy.leave(session)
+    assert len(house.policy.connections) == 0
+    assert house.policy.stats.refused == {Refused.DRAINING: 1}
 
 
 # Caps and rates.
@@ -462,7 +462,7 @@ def test_a_cap_has_room_again_as_soon_as_one_has_left() -> None:
     house = House(AdmissionConfig(max_connections_per_user=2))
     sessions = [house.enter(ADA), house.enter(ADA)]
     assert house.status(ADA) == 429
-    house.endpoint.leave(sessions[0])
+    house.policy.leave(sessions[0])
     assert [house.status(ADA), house.status(ADA)] == [101, 429]
 
 
@@ -470,20 +470,20 @@ def test_who_is_refused_by_a_cap_loses_nothing_of_the_rate() -> None:
     house = House(AdmissionConfig(max_connections_per_user=1, per_user=upgrades(2)))
     session = house.enter(ADA)
     assert [house.status(ADA) for _ in range(10)] == [429] * 10
-    assert house.endpoint.tally.refused == {Refused.USER_CAP: 10}
-    assert house.endpoint.tally.rate_limited == {}
-    house.endpoint.leave(session)
-    house.endpoint.leave(house.enter(ADA))
+    assert house.policy.stats.refused == {Refused.USER_CAP: 10}
+    assert house.policy.stats.rate_limited == {}
+    house.policy.leave(session)
+    house.policy.leave(house.enter(ADA))
     assert house.status(ADA) == 429
-    assert house.endpoint.tally.refused == {Refused.USER_CAP: 10, Refused.RATE: 1}
-    assert house.endpoint.tally.rate_limited == {"upgrade": 1}
+    assert house.policy.stats.refused == {Refused.USER_CAP: 10, Refused.RATE: 1}
+    assert house.policy.stats.rate_limited == {"upgrade": 1}
 
 
 def test_who_is_refused_by_the_rate_is_not_there_and_comes_in_when_it_has_waited() -> None:
     house = House(replace(UNLIMITED, per_user=upgrades(1, 60.0)))
     house.enter(ADA)
     assert refused(house.visit(ADA, now=29.5)).headers.get("Retry-After") == "31"
-    assert len(house.endpoint.connections) == 1
+    assert len(house.policy.connections) == 1
     assert [house.status(ADA, now=59.9), house.status(ADA, now=60.0)] == [429, 101]
 
 
@@ -554,8 +554,8 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
         per_user=upgrades(4, 60.0),
     )
     house = House(config)
-    endpoint = house.endpoint
-    visitor = Visitor(upgrade(f"/ws?token={TOKEN}"), PEER, "192.0.2.1", TOKEN)
+    policy = house.policy
+    upgrade = PendingUpgrade(upgrade_request(f"/ws?token={TOKEN}"), PEER, "192.0.2.1", TOKEN)
     inside: list[Session] = []
     statuses: Counter[int] = Counter()
     came = 0
@@ -569,33 +569,33 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
                 if isinstance(answer, Session):
                     inside.append(answer)
             elif step[0] == "leave" and inside:
-                endpoint.leave(inside.pop(step[1] % len(inside)))
+                policy.leave(inside.pop(step[1] % len(inside)))
             elif step[0] == "fail":
-                answer = endpoint.refuse_for(step[1], visitor)
+                answer = policy.refuse_for(step[1], upgrade)
             elif step[0] == "origin":
-                answer = endpoint.receive(upgrade("/ws", ORIGIN), PEER)
+                answer = policy.receive(upgrade_request("/ws", ORIGIN), PEER)
             elif step[0] == "application":
                 answer = refusal(402, "pay first")
-                endpoint.on_refusal(answer, visitor)
+                policy.on_refusal(answer, upgrade)
             elif step[0] == "handshake":
                 answer = answered_by_the_handshake(b"GET /other HTTP/1.1\r\n" + HEAD)
-                endpoint.on_handshake_response(answer, PEER)
+                policy.on_handshake_response(answer, PEER)
             elif step[0] == "drain":
-                endpoint.is_draining = not endpoint.is_draining
+                policy.is_draining = not policy.is_draining
             elif step[0] == "wait":
                 now += 10.0
             if isinstance(answer, Response):
                 statuses[answer.status] += 1
-            assert len(endpoint.connections) == len(inside) <= 4
-            assert all(endpoint.connections.count_user(user) <= 2 for user in ("ada", "bob"))
-            assert all(endpoint.connections.count_ip(ip) <= 3 for ip in ("192.0.2.1", "2001:db8::/64"))
-    assert endpoint.tally.opened + sum(endpoint.tally.refused.values()) == came
-    assert sum(endpoint.tally.refused.values()) == sum(statuses.values())
-    assert endpoint.tally.rate_limited["upgrade"] == endpoint.tally.refused[Refused.RATE]
+            assert len(policy.connections) == len(inside) <= 4
+            assert all(policy.connections.count_user(user) <= 2 for user in ("ada", "bob"))
+            assert all(policy.connections.count_ip(ip) <= 3 for ip in ("192.0.2.1", "2001:db8::/64"))
+    assert policy.stats.opened + sum(policy.stats.refused.values()) == came
+    assert sum(policy.stats.refused.values()) == sum(statuses.values())
+    assert policy.stats.rate_limited["upgrade"] == policy.stats.refused[Refused.RATE]
     lines = [record.__dict__ for record in records if record.__dict__["type"] == "upgrade_refused"]
     assert Counter(line["status"] for line in lines) == statuses
     assert Counter(line["reason"] for line in lines) == {
-        reason.value: count for reason, count in endpoint.tally.refused.items()
+        reason.value: count for reason, count in policy.stats.refused.items()
     }
 
 
@@ -608,14 +608,14 @@ def test_everyone_is_let_in_or_refused_for_one_reason_and_no_cap_is_ever_passed(
 )
 def test_settings_of_another_type_are_refused_at_once(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(ValueError, match=text):
-        Endpoint(**arguments)
+        ServerPolicy(**arguments)
 
 
 def test_a_request_for_no_websocket_that_the_end_finds_waiting_is_answered_and_not_counted() -> None:
     house = House()
     with logged() as records:
-        response = house.endpoint.dismiss(None)
+        response = house.policy.dismiss(None)
     assert (response.status, response.headers.get("Retry-After")) == (503, "10")
     assert json.loads(response.body) == {"error": "the server is shutting down"}
-    assert not house.endpoint.tally.refused
+    assert not house.policy.stats.refused
     assert kinds(records) == []

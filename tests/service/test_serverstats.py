@@ -28,7 +28,7 @@ from wsconnkit.protocol.events import (
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
-from wsconnkit.service.tally import LATENCY_BOUNDS, SIZE_BOUNDS, Histogram, Tally, Totals, code_label
+from wsconnkit.service.serverstats import LATENCY_BOUNDS, SIZE_BOUNDS, Histogram, ServerStats, Totals, code_label
 
 SETTINGS = settings(deadline=None)
 LABELS = {str(int(code)) for code in CloseCode} | {"3xxx", "4xxx", "other"}
@@ -206,20 +206,20 @@ def test_adding_one_by_one_is_adding_all_at_once(first: list[ConnectionStats], t
     assert at_once.sent_after == sum(stats.compression.outbound.bytes_after for stats in (*first, *then))
 
 
-def test_a_tally_begins_with_nothing() -> None:
-    tally = Tally()
-    assert (tally.opened, tally.misses, tally.stalls) == (0, 0, 0)
-    assert (tally.closed, tally.refused, tally.rate_limited) == (Counter(), Counter(), Counter())
-    assert (tally.latencies.bounds, tally.received.bounds, tally.sent.bounds) == (
+def test_server_stats_begin_with_nothing() -> None:
+    server_stats = ServerStats()
+    assert (server_stats.opened, server_stats.misses, server_stats.stalls) == (0, 0, 0)
+    assert (server_stats.closed, server_stats.refused, server_stats.rate_limited) == (Counter(), Counter(), Counter())
+    assert (server_stats.latencies.bounds, server_stats.received.bounds, server_stats.sent.bounds) == (
         LATENCY_BOUNDS,
         SIZE_BOUNDS,
         SIZE_BOUNDS,
     )
-    assert tally.ended == Totals()
+    assert server_stats.ended == Totals()
 
 
-def test_tallies_share_nothing() -> None:
-    one, other = Tally(), Tally()
+def test_server_stats_share_nothing() -> None:
+    one, other = ServerStats(), ServerStats()
     one.on_refused(Refused.PATH)
     one.received.observe(1)
     one.ended.bytes_sent += 1
@@ -227,80 +227,85 @@ def test_tallies_share_nothing() -> None:
 
 
 def test_received_and_sent_messages_are_counted_apart() -> None:
-    tally = Tally()
-    tally.received.observe(10)
-    assert (tally.received.total, tally.sent.total) == (10, 0)
+    server_stats = ServerStats()
+    server_stats.received.observe(10)
+    assert (server_stats.received.total, server_stats.sent.total) == (10, 0)
 
 
 def test_openings_refusals_and_limits_are_counted() -> None:
-    tally = Tally()
-    tally.on_opened()
-    tally.on_opened()
-    tally.on_refused(Refused.ORIGIN)
-    tally.on_refused(Refused.ORIGIN)
-    tally.on_refused(Refused.RATE)
-    tally.on_limited("upgrade")
-    tally.on_limited("message")
-    tally.on_limited("message")
-    assert tally.opened == 2
-    assert tally.refused == {Refused.ORIGIN: 2, Refused.RATE: 1}
-    assert tally.rate_limited == {"upgrade": 1, "message": 2}
+    server_stats = ServerStats()
+    server_stats.on_opened()
+    server_stats.on_opened()
+    server_stats.on_refused(Refused.ORIGIN)
+    server_stats.on_refused(Refused.ORIGIN)
+    server_stats.on_refused(Refused.RATE)
+    server_stats.on_limited("upgrade")
+    server_stats.on_limited("message")
+    server_stats.on_limited("message")
+    assert server_stats.opened == 2
+    assert server_stats.refused == {Refused.ORIGIN: 2, Refused.RATE: 1}
+    assert server_stats.rate_limited == {"upgrade": 1, "message": 2}
 
 
 def test_only_pongs_that_answer_a_ping_of_ours_have_a_latency() -> None:
-    tally = Tally()
-    tally.on_event(PongReceived(b"ours", 0.03))
-    tally.on_event(PongReceived(b"unasked", None))
-    assert (sum(tally.latencies.counts), tally.latencies.total) == (1, 0.03)
+    server_stats = ServerStats()
+    server_stats.on_event(PongReceived(b"ours", 0.03))
+    server_stats.on_event(PongReceived(b"unasked", None))
+    assert (sum(server_stats.latencies.counts), server_stats.latencies.total) == (1, 0.03)
 
 
 def test_a_ping_is_a_miss_when_one_before_it_went_unanswered() -> None:
-    tally = Tally()
+    server_stats = ServerStats()
     for missed in (0, 1, 2, 0):
-        tally.on_event(HeartbeatPinged(missed))
-    assert tally.misses == 2
+        server_stats.on_event(HeartbeatPinged(missed))
+    assert server_stats.misses == 2
 
 
 def test_stalls_are_counted() -> None:
-    tally = Tally()
-    tally.on_event(HeartbeatStalled(3.0))
-    assert (tally.stalls, tally.misses) == (1, 0)
+    server_stats = ServerStats()
+    server_stats.on_event(HeartbeatStalled(3.0))
+    assert (server_stats.stalls, server_stats.misses) == (1, 0)
 
 
 @pytest.mark.parametrize("event", [Message("text", 4), PingReceived(b""), FrameSizeWarning(5)])
 def test_other_events_count_nothing(event: Event) -> None:
-    tally = Tally()
-    tally.on_event(event)
-    assert (tally.misses, tally.stalls, sum(tally.latencies.counts), sum(tally.received.counts)) == (0, 0, 0, 0)
+    server_stats = ServerStats()
+    server_stats.on_event(event)
+    assert (
+        server_stats.misses,
+        server_stats.stalls,
+        sum(server_stats.latencies.counts),
+        sum(server_stats.received.counts),
+    ) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("max_missed", [1, 3])
 def test_a_dead_peer_has_missed_as_many_heartbeats_as_it_may(max_missed: int) -> None:
     config = ConnectionConfig(heartbeat=HeartbeatConfig(interval=30, timeout=5, max_missed=max_missed))
     connection = ConnectionProtocol(Role.SERVER, config, now=0.0)
-    tally = Tally()
+    server_stats = ServerStats()
     while (at := connection.next_timeout()) is not None:
         connection.handle_timeout(at)
         for event in connection.events():
-            tally.on_event(event)
+            server_stats.on_event(event)
             if isinstance(event, Closed):
-                tally.on_closed(event.info, connection.stats)
-    assert tally.misses == max_missed
-    assert tally.closed == {(Cause.HEARTBEAT, "1001"): 1}
+                server_stats.on_closed(event.info, connection.stats)
+    assert server_stats.misses == max_missed
+    assert server_stats.closed == {(Cause.HEARTBEAT, "1001"): 1}
 
 
 def test_an_end_is_counted_by_its_cause_and_code() -> None:
-    tally = Tally()
+    server_stats = ServerStats()
     for code in (1000, 4001, 4002, 3999):
         client, server = deflating(Role.CLIENT), deflating(Role.SERVER)
         client.close(code, "", 0.0)
         carry(client, server)
         server.receive_eof(0.0)
-        tally.on_closed(closed_in(server.events()), server.stats)
+        server_stats.on_closed(closed_in(server.events()), server.stats)
     server = deflating(Role.SERVER)
     server.receive_eof(0.0)
-    tally.on_closed(closed_in(server.events()), server.stats)
-    assert tally.closed == {
+    server_stats.on_closed(closed_in(server.events()), server.stats)
+    assert server_stats.closed == {
         (Cause.PEER_CLOSE, "1000"): 1,
         (Cause.PEER_CLOSE, "4xxx"): 2,
         (Cause.PEER_CLOSE, "3xxx"): 1,
@@ -309,7 +314,7 @@ def test_an_end_is_counted_by_its_cause_and_code() -> None:
 
 
 def test_what_ended_connections_have_carried_is_kept() -> None:
-    tally = Tally()
+    server_stats = ServerStats()
     client, server = deflating(Role.CLIENT), deflating(Role.SERVER, FrameLimits(max_message_size=5000))
     client.send("a" * 1000, 0.0)
     client.send(b"short", 0.0)
@@ -321,26 +326,26 @@ def test_what_ended_connections_have_carried_is_kept() -> None:
     carry(server, client)
     server.receive_eof(0.0)
     server.data_to_send()
-    tally.on_closed(closed_in(server.events()), server.stats)
+    server_stats.on_closed(closed_in(server.events()), server.stats)
 
-    ended, stats = tally.ended, server.stats
+    ended, stats = server_stats.ended, server.stats
     assert (ended.messages_received, ended.messages_sent, ended.frame_violations) == (2, 1, 1)
     assert (ended.compressed_received, ended.received_before) == (1, 1000)
     assert (ended.compressed_sent, ended.sent_before) == (1, 2000)
     assert 0 < ended.received_after < 1000
     assert 0 < ended.sent_after < 2000
     assert (ended.bytes_received, ended.bytes_sent) == (stats.bytes_received, stats.bytes_sent)
-    assert tally.closed == {(Cause.TOO_BIG, "1009"): 1}
+    assert server_stats.closed == {(Cause.TOO_BIG, "1009"): 1}
 
 
 def test_nothing_is_added_to_the_stats_of_a_connection_after_it_was_counted() -> None:
-    tally = Tally()
+    server_stats = ServerStats()
     client, server = deflating(Role.CLIENT), deflating(Role.SERVER)
     client.send("late", 0.0)
     server.receive_eof(0.0)
-    tally.on_closed(closed_in(server.events()), server.stats)
+    server_stats.on_closed(closed_in(server.events()), server.stats)
     carry(client, server)
     server.data_to_send()
     again = Totals()
     again.add([server.stats])
-    assert again == tally.ended
+    assert again == server_stats.ended
