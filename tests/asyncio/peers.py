@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import pytest
 
 from wsconnkit.asyncio import Connection, Server, connect
+from wsconnkit.asyncio.transport import Transport
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
@@ -78,6 +79,18 @@ def port(server: Server) -> int:
 
 def uri(server: Server, path: str = "/", scheme: str = "ws") -> str:
     return f"{scheme}://127.0.0.1:{port(server)}{path}"
+
+
+def under_way(server: Server) -> int:
+    """Return how many handshakes are under way."""
+    return sum(len(acceptor) for acceptor in server._acceptors)
+
+
+def transport_of(ws: Connection) -> asyncio.Transport:
+    """Return asyncio's own transport of a connection that has not ended."""
+    transport = ws._pump.transport
+    assert isinstance(transport, Transport)
+    return transport._transport
 
 
 def info(ws: Connection) -> CloseInfo:

@@ -275,7 +275,7 @@ def config(*, compressed: bool = True) -> ConnectionConfig:
 def send_fragments(ws: Connection, parts: Sequence[Message]) -> None:
     """Send one message in several frames, which the core can and the application need not."""
     for i, part in enumerate(parts):
-        ws._core.send(part, ws._loop.time(), final=i == len(parts) - 1)
+        ws._core.send(part, ws.runtime.now(), final=i == len(parts) - 1)
         ws._pump.flush()
 
 

@@ -335,4 +335,4 @@ def test_what_cannot_be_is_refused_when_it_is_asked_for() -> None:
     with pytest.raises(InvalidProxy, match="another scheme"):
         connect("ws://example.test/", proxy="socks5://p:1")
     with pytest.raises(ValueError, match="proxy is given together with a transport"):
-        connect("ws://example.test/", proxy="http://p:1", sock=object())
+        connect("ws://example.test/", proxy="http://p:1", sock=object())  # type: ignore[arg-type]

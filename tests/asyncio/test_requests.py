@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 import websockets.asyncio.client
 
-from wsconnkit.asyncio import Connection, connect, serve
-from wsconnkit.asyncio.router import answer_requests
+from wsconnkit.asyncio import Connection, answer_requests, connect, serve
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, LocalProtocolError
 from wsconnkit.service.envelope import RequestError

@@ -23,7 +23,7 @@ from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
-from .peers import Arrivals, info
+from .peers import Arrivals, info, under_way
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Handler = Callable[[Connection], Awaitable[None]]
@@ -335,7 +335,7 @@ def test_failed_tls_handshakes_leave_nothing_behind(run: Run, echo: Handler, tls
                 writer.write(b"GET / HTTP/1.1\r\n\r\n")
                 await reader.read()
                 writer.close()
-            assert not len(server._listeners[0][1])
+            assert not under_way(server)
 
     run(main())
 

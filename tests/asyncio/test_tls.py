@@ -30,6 +30,8 @@ if sys.version_info < (3, 11):
     # There asyncio warns of TLS transports that the peer has ended, and websockets leaves them so.
     pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
+from .peers import transport_of, under_way
+
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Message = str | bytes
 
@@ -531,7 +533,7 @@ def test_a_refused_client_that_does_not_end_tls_is_dropped_at_the_close_timeout(
         config = ConnectionConfig(close=CloseConfig(timeout=0.1))
         async with serve(Hold(), "127.0.0.1", 0, ssl=tls.server, config=config, path="/ws") as server:
             client = await SilentClient.request(server, tls)
-            while len(server._listeners[0][1]):
+            while under_way(server):
                 await asyncio.sleep(0)
             assert (await client.read_to_eof()).startswith(b"HTTP/1.1 404 ")
 
@@ -546,8 +548,7 @@ def test_nothing_is_said_about_an_end_that_is_as_it_should_be(
             await client.close()
             await server.wait_closed()
         async with pair(tls) as (client, server):
-            assert client._pump.transport is not None
-            client._pump.transport.close()  # ends TLS, without a closing handshake
+            transport_of(client).close()  # ends TLS, without a closing handshake
             await server.wait_closed()
 
     run(main())

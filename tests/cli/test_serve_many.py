@@ -9,8 +9,7 @@ import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from wsconnkit.asyncio import connect
-from wsconnkit.asyncio.connection import Connection
+from wsconnkit.asyncio import Connection, connect
 from wsconnkit.protocol.config import ConnectionConfig
 
 CLIENTS, ASKING, SILENT = 200, 20, 5

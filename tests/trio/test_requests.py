@@ -16,7 +16,6 @@ from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.router import Request, RequestRouter
 from wsconnkit.trio import Connection, answer_requests, connect, serve
-from wsconnkit.trio.future import Future
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -41,32 +40,6 @@ class Streams(trio.abc.Listener[trio.abc.Stream]):
 
 async def stay(ws: Connection) -> None:
     await ws.wait_closed()
-
-
-def test_what_is_decided_is_for_all_who_wait_and_for_good(run: Run) -> None:
-    async def main() -> None:
-        good, bad = Future[int](), Future[int]()
-        seen: list[object] = []
-
-        async def get(future: Future[int]) -> None:
-            try:
-                seen.append(await future.get())
-            except ValueError as error:
-                seen.append(str(error))
-
-        async with trio.open_nursery() as nursery:
-            for future in (good, good, bad, bad):
-                nursery.start_soon(get, future)
-            await trio.testing.wait_all_tasks_blocked()
-            good.set_result(1)
-            bad.set_exception(ValueError("no"))
-            good.set_exception(ValueError("too late"))
-            bad.set_result(2)
-        await get(good)
-        await get(bad)
-        assert sorted(seen, key=str) == [1, 1, 1, "no", "no", "no"]
-
-    run(main)
 
 
 @pytest.mark.parametrize("call", ["drain", "close", "wait_closed"])

@@ -1,16 +1,19 @@
-"""What both protocols of this package do with asyncio's transports and timers."""
+"""asyncio's transports as the rest of the package wants them: they write in pieces, and tell how that goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
-import sys
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from math import inf
+from typing import Any, cast
 
-from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.managed.opening import OpeningHandshake
+from wsconnkit.managed.transport import TransportProtocol
 
+_LINGER = 0.1
+"""Seconds that a released transport may take to write what it still holds."""
 _NOTSENT_LOWAT: int | None = getattr(socket, "TCP_NOTSENT_LOWAT", None)
 _MOST_UNSENT = 64 * 1024
 """Bytes that the kernel takes beyond what it can send at once.
@@ -20,67 +23,178 @@ slowly no more than of one that reads nothing.
 """
 
 
-class Alarm:
-    """Calls `ring` at a deadline; a deadline that moves later costs nothing until the old one has passed."""
+class Transport(asyncio.Protocol):
+    """An asyncio transport with its protocol, from the first byte to the end.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[], None]) -> None:
-        self._loop = loop
-        self._ring = ring
-        self._at = inf
-        # uvloop returns a plain handle for what is due already.
-        self._handle: asyncio.Handle | None = None
+    What is larger than the high-water mark is written in pieces: over TLS, asyncio tells nothing of how much has left
+    until it wants more.
+    """
 
-    def set(self, deadline: float | None) -> None:
-        """Ring at `deadline` seconds on the loop's clock, or before; None leaves everything as it is."""
-        if deadline is not None and deadline < self._at:
-            self.cancel()
-            self._at = deadline
-            self._handle = self._loop.call_at(deadline, self._rings)
+    collects_writes = False
 
-    def cancel(self) -> None:
-        """Do not ring."""
-        self._at = inf
-        if self._handle is not None:
-            self._handle.cancel()
-            self._handle = None
+    def __init__(self, protocol: TransportProtocol) -> None:
+        self._protocol = protocol
+        self._before: asyncio.BaseProtocol | None = None
+        """The protocol that a transport had that was taken over."""
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport
+        self._high_water = 64 * 1024
+        self._rest: deque[memoryview] = deque()  # is empty unless the transport is full
+        self._rest_size = 0
+        self._is_full = False
+        self._is_lowered = False
+        self._expected = 0
+        """While it is full, bytes that would not have left if nothing had left since that was last looked at."""
+        self._linger: asyncio.TimerHandle | None = None
+        self.local_address: Any = None
+        self.remote_address: Any = None
 
-    def _rings(self) -> None:
-        self._at = inf
-        self._handle = None
-        self._ring()
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin on a transport that was just made, with an opening handshake."""
+        self._begin(cast(asyncio.Transport, transport))  # uvloop's is of a class of its own
+        assert isinstance(self._protocol, OpeningHandshake)  # or there would be nothing to begin with
+        self._protocol.connection_made(self)
+
+    def data_received(self, data: bytes) -> None:  # noqa: D102
+        self._protocol.data_received(data)
+
+    def eof_received(self) -> bool:  # noqa: D102
+        self._protocol.eof_received()
+        return self._transport.get_extra_info("ssl_object") is None  # the protocol says when to close; TLS cannot
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        self._rest.clear()
+        self._rest_size = 0
+        if self._linger is not None:
+            self._linger.cancel()
+        try:
+            self._protocol.connection_lost(exc if isinstance(exc, OSError) else None)
+        finally:
+            # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
+            self._transport.abort()
+            if self._before is not None:
+                self._before.connection_lost(exc)
+
+    def pause_writing(self) -> None:  # noqa: D102
+        self._is_full = True
+        self._expected = self.get_write_buffer_size()
+        self._protocol.pause_writing()
+
+    def resume_writing(self) -> None:
+        """All has left the transport; unless that was not all, there is room again."""
+        if self._is_lowered:
+            self._is_lowered = False
+            self._transport.set_write_buffer_limits(high=self._high_water, low=0)
+        self._is_full = False
+        if self._rest:
+            self._protocol.writing_progressed()
+            self._write_pieces()
+        if not self._is_full:
+            self._protocol.resume_writing()
+
+    # What the protocol calls.
+
+    def take_over(self, transport: asyncio.Transport) -> None:
+        """Begin on a transport of somebody else, whose protocol is told of the end too."""
+        self._before = transport.get_protocol()
+        transport.set_protocol(self)
+        self._begin(transport)
+        if transport.is_closing():
+            self._loop.call_soon(self.connection_lost, None)  # nobody tells whoever comes after the end
+        elif not transport.is_reading():
+            transport.resume_reading()
+
+    def _begin(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.local_address = transport.get_extra_info("sockname")
+        self.remote_address = transport.get_extra_info("peername")
+        # What is not called through a layer of ours.
+        self.is_closing: Callable[[], bool] = transport.is_closing
+        self.pause_reading = transport.pause_reading
+        self.resume_reading = transport.resume_reading
+        self.call_soon = self._loop.call_soon
+        self.abort = transport.abort
+
+    def set_protocol(self, protocol: TransportProtocol) -> None:
+        """Call `protocol` from now on."""
+        self._protocol = protocol
+        self.data_received = protocol.data_received  # type: ignore[method-assign] # no layer of ours between
+        self._transport.set_protocol(self)  # uvloop keeps what it has looked up
+        _tune(self._transport)
+
+    def set_write_buffer_limits(self, high: int) -> None:
+        """Pause the protocol when more than `high` bytes are unwritten; resume it when all have left."""
+        self._high_water = high
+        # That it resumes only when all is written tells the core that a ping has left.
+        self._transport.set_write_buffer_limits(high=high, low=0)
+
+    def write(self, data: bytes) -> None:
+        """Write `data` behind what was written before."""
+        if self._is_full:
+            self._expected += len(data)
+        if self._rest or len(data) > self._high_water:
+            self._rest.append(memoryview(data))
+            self._rest_size += len(data)
+            self._write_pieces()
+        else:
+            self._transport.write(data)
+
+    def get_write_buffer_size(self) -> int:
+        """Return how many bytes have not left."""
+        return self._rest_size + self._transport.get_write_buffer_size()
+
+    def watch_writing(self) -> None:
+        """Tell what asyncio does not: that less than the high-water mark is stuck, or that some has left."""
+        if self._transport.is_closing():
+            return
+        if self._is_full:
+            size = self.get_write_buffer_size()
+            if size < self._expected:
+                self._protocol.writing_progressed()
+            self._expected = size
+        elif self._transport.get_write_buffer_size():
+            self._is_lowered = True
+            self._transport.set_write_buffer_limits(high=0, low=0)  # which pauses, until all has left
+
+    def write_eof(self, quiet: float = 0.0) -> None:
+        """End our direction behind what was written; TLS has no half-close: there it ends, and asyncio reads on."""
+        self._write_rest()
+        if not self._transport.can_write_eof():
+            self._transport.close()
+            return
+        try:
+            self._transport.write_eof()
+        except OSError:  # the peer has gone, of which the event loop will tell
+            self._transport.abort()
+
+    def release(self) -> None:
+        """Write what is left, for a tenth of a second at most, and end."""
+        self._write_rest()
+        if self._transport.get_write_buffer_size() == 0:
+            self._transport.abort()
+        else:
+            self._transport.close()
+            self._linger = self._loop.call_later(_LINGER, self._transport.abort)
+
+    def _write_pieces(self) -> None:
+        while self._rest and not self._is_full:
+            piece = self._rest.popleft()
+            if len(piece) > self._high_water:
+                self._rest.appendleft(piece[self._high_water :])
+                piece = piece[: self._high_water]
+            self._rest_size -= len(piece)
+            self._transport.write(piece)
+
+    def _write_rest(self) -> None:
+        """Write all there is, whether there is room or not: the transport is about to close."""
+        while self._rest:
+            self._transport.write(self._rest.popleft())
+        self._rest_size = 0
 
 
-def end_writing(transport: asyncio.Transport) -> None:
-    """End our side of the transport behind what was written; TLS has no half-close, so there it ends altogether."""
-    if not transport.can_write_eof():
-        transport.close()
-        return
-    try:
-        transport.write_eof()
-    except OSError:  # the peer has gone, of which the event loop will tell
-        transport.abort()
-
-
-def has_half_close(transport: asyncio.Transport | None) -> bool:
-    """Tell whether our side lives on when the peer has ended its own."""
-    return transport is not None and transport.get_extra_info("ssl_object") is None
-
-
-def tls_timeouts(config: ConnectionConfig) -> dict[str, float]:
-    """Return the timeouts of TLS that asyncio takes as keyword arguments."""
-    timeouts = {"ssl_handshake_timeout": config.handshake.timeout}
-    if sys.version_info >= (3, 11):
-        timeouts["ssl_shutdown_timeout"] = config.close.timeout
-    return timeouts
-
-
-def forget(transport: asyncio.Transport) -> None:
-    """Tell a transport that has ended by itself that we know."""
-    # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
-    transport.abort()
-
-
-def tune(transport: asyncio.Transport) -> None:
+def _tune(transport: asyncio.Transport) -> None:
     """Let small frames go out at once and the kernel hold little, also on sockets that the event loop has not made."""
     sock = transport.get_extra_info("socket")
     if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6) and sock.type == socket.SOCK_STREAM:

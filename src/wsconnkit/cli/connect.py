@@ -11,10 +11,11 @@ from typing import Any
 import click
 
 from wsconnkit.asyncio import Connection, connect
-from wsconnkit.asyncio.signals import stop_on_signals
+from wsconnkit.asyncio.runtime import Runtime
 from wsconnkit.cli.failure import os_error_text, printable, without_query
 from wsconnkit.cli.lines import Lines
 from wsconnkit.cli.screen import Screen, open_screen
+from wsconnkit.managed.signals import stop_on_signals
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
 from wsconnkit.protocol.uri import parse_uri
@@ -63,7 +64,8 @@ def connect_command(uri: str, timeout: float, linger: float) -> None:
 
 async def _connect(uri: str, where: str, config: ConnectionConfig, linger: float) -> bool:
     screen = open_screen()
-    with stop_on_signals() as stop:
+    stop = asyncio.Event()
+    with stop_on_signals(Runtime(), stop.set):
         opening = asyncio.ensure_future(_open(uri, where, config))
         stopping: asyncio.Future[Any] = asyncio.ensure_future(stop.wait())
         await asyncio.wait({opening, stopping}, return_when=asyncio.FIRST_COMPLETED)

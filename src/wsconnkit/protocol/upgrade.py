@@ -143,9 +143,14 @@ def check_request(
     if http and not _asks_for_websocket(headers) and _path_of(target) is not None:
         return HTTPRequest(method, target, headers)
     checked = check_upgrade(method, target, http_version, headers)
-    if path is not None and isinstance(checked, UpgradeRequest) and checked.path != path:
-        return refusal(404, "there is no WebSocket at this path")
-    return checked
+    return (check_path(checked, path) or checked) if isinstance(checked, UpgradeRequest) else checked
+
+
+def check_path(request: UpgradeRequest, path: str | None) -> Response | None:
+    """Return the response that refuses a request for another path than the one with a WebSocket; None is every path."""
+    if path is None or request.path == path:
+        return None
+    return refusal(404, "there is no WebSocket at this path")
 
 
 def check_upgrade(method: str, target: str, http_version: str, headers: Headers) -> UpgradeRequest | Response:

@@ -118,10 +118,10 @@ class Admission:
     def check(
         self, *, user: str | None, tier: str | None, ip: str | None, registry: Registry[Any], now: float
     ) -> Refusal | None:
-        """Return why a connection is not admitted, or None and count an upgrade; then add it to `registry` at once."""
+        """Return why a connection is not admitted, or None and count an upgrade; then reserve its place at once."""
         config = self.config
         refused = None
-        if _is_reached(len(registry), config.max_connections):
+        if _is_reached(registry.count(), config.max_connections):
             refused = Refused.CAPACITY
         elif user is not None and _is_reached(registry.count_user(user), config.max_connections_per_user):
             refused = Refused.USER_CAP

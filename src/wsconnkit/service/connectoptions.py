@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ssl import SSLContext
 
+from typing_extensions import TypedDict
+
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
@@ -17,6 +19,22 @@ from wsconnkit.service.tokens import secrets_of
 
 NewToken = Callable[[], Awaitable[str]]
 """Returns a fresh token."""
+
+
+class ConnectArguments(TypedDict, total=False):
+    """The keyword arguments of `connect` that are the same for every event loop."""
+
+    token: str | NewToken | None
+    headers: HeadersLike
+    subprotocols: Sequence[str]
+    config: ConnectionConfig | None
+    ssl: SSLContext | None
+    server_hostname: str | None
+    proxy: str | bool | None
+    proxy_ssl: SSLContext | None
+    backoff: BackoffConfig | None
+    should_retry: ShouldRetry | None
+    on_event: OnReconnectEvent | None
 
 
 class ConnectOptions:
@@ -59,6 +77,9 @@ class ConnectOptions:
         for name, value in (("ssl", ssl), ("server_hostname", server_hostname)):
             if value is not None and not self.uri.secure:
                 raise ValueError(f"{name} is given, but the URI has the scheme ws; use wss, or leave {name} out")
+        self.ssl = ssl
+        self.proxy_ssl = proxy_ssl
+        self.server_hostname = server_hostname
         self._headers = Headers(headers)
         if token is not None and ("Authorization" in self._headers or self.uri.user is not None):
             raise ValueError("token is given together with other credentials, in headers or in the URI; give one")

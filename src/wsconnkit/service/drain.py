@@ -20,6 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
+from wsconnkit.protocol.connection import check_close
 
 C = TypeVar("C", bound=Hashable)
 
@@ -98,6 +99,38 @@ class _Turn:
     told: bool = False
     late: bool = False
     drained: Drained | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DrainConfig:
+    """How a server drains.
+
+    window: seconds over which the closes are spread.
+    grace: seconds after it in which work in flight may end, and peers may answer the close.
+    code, reason: what clients are told; by default that they may come back.
+
+    Raises ValueError for times that are negative or not finite, LocalProtocolError for what cannot be sent.
+    """
+
+    window: float = WINDOW
+    grace: float = GRACE
+    code: int = CODE
+    reason: str = REASON
+
+    def __post_init__(self) -> None:
+        check_times(self.window, self.grace)
+        check_close(self.code, self.reason)
+
+    def replaced(
+        self, *, window: float | None, grace: float | None, code: int | None, reason: str | None
+    ) -> DrainConfig:
+        """Return the same with what is not None in place of what was; raises as the class does."""
+        return DrainConfig(
+            window=self.window if window is None else window,
+            grace=self.grace if grace is None else grace,
+            code=self.code if code is None else code,
+            reason=self.reason if reason is None else reason,
+        )
 
 
 class Drain(Generic[C]):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wsconnkit.protocol.http import Headers, Response
@@ -11,6 +11,8 @@ from wsconnkit.service.policy import ServerPolicy
 
 MetricsText = Callable[[Any, "str | None"], tuple[str, bytes]]
 """Called with a `ServerPolicy` and the Accept header of a scrape; returns the content type and the text."""
+AnswerHTTP = Callable[[HTTPRequest], Awaitable["Response | None"]]
+"""Called with a request that asks for no WebSocket and no page of ours; None says that there is nothing at its path."""
 
 INTERNAL_ERROR = refusal(500, "internal error")
 """The answer where the application raised."""

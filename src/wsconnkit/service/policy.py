@@ -118,7 +118,7 @@ class ServerPolicy(Generic[C]):
     ) -> Session | Response:
         """Return the session of an upgrade that is admitted, or the response that refuses it.
 
-        The caller gives the session's connection to `enter` before anything else happens here.
+        A place is reserved for its connection, which the caller gives to `enter`; or the session to `leave`.
         """
         user, tier = (None, None) if principal is None else (principal.subject, principal.tier)
         if self.is_draining:
@@ -129,6 +129,7 @@ class ServerPolicy(Generic[C]):
             if refused.reason is Refused.RATE:
                 self.stats.on_limited("upgrade")
             return self._refuse(refused.reason, upgrade, refused.retry_after, user)
+        self.connections.reserve(connection_id, user=user, ip=ip)
         return Session(
             ConnectionLog(connection_id, user_id=user, secrets=secrets_of(upgrade.request)),
             principal,
@@ -155,7 +156,7 @@ class ServerPolicy(Generic[C]):
         self.stats.on_opened()
 
     def leave(self, session: Session) -> None:
-        """Remove a connection that has ended."""
+        """Remove a connection that has ended, or that will not come."""
         self.connections.remove(session.log.connection_id)
 
     def on_handshake_response(self, response: Response, remote_address: object) -> None:

@@ -1,4 +1,4 @@
-"""The options of a server, checked before anything listens."""
+"""The options of a server, and of a manager without listeners, checked before anything happens."""
 
 from __future__ import annotations
 
@@ -6,71 +6,74 @@ import ssl as ssl_module
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from typing_extensions import TypedDict, Unpack
+
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.upgrade import check_subprotocols
+from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest, check_path, check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
+from wsconnkit.service.drain import DrainConfig
+from wsconnkit.service.pages import AnswerHTTP, MetricsText
 from wsconnkit.service.policy import ServerPolicy
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.tokens import BEARER
+from wsconnkit.service.verifier import Authenticate, TokenVerifier
 
 _A_PORT = "0 for any, or a port up to 65535"
 
 
-class ServeOptions:
-    """The arguments of `serve` that are the same for every event loop, checked, and what follows from them.
+class ManagerArguments(TypedDict, total=False):
+    """The keyword arguments of `ManagerOptions`."""
 
-    handler, authenticate, http, metrics: what the application gives; whether they can be called is all that is looked
-        at.
+    path: str | None
+    authenticate: TokenVerifier | Authenticate | None
+    origins: Collection[str] | None
+    subprotocols: Sequence[str]
+    admission: AdmissionConfig | None
+    proxies: TrustedProxies | None
+    reauthenticate: bool
+    config: ConnectionConfig | None
+    drain: DrainConfig | None
+
+
+class ManagerOptions:
+    """The arguments of `Manager`, checked, and what follows from them.
+
+    authenticate: whether it can be called is all that is looked at.
     Raises ValueError for what cannot work, TypeError for a class in place of an authenticator.
     """
 
     def __init__(
         self,
         *,
-        handler: object,
-        port: int | None,
-        path: str | None,
-        authenticate: object,
-        origins: Collection[str] | None,
-        subprotocols: Sequence[str],
-        admission: AdmissionConfig | None,
-        proxies: TrustedProxies | None,
-        reauthenticate: bool,
-        http: object,
-        endpoints: bool | tuple[str, int],
-        metrics: object,
-        config: ConnectionConfig | None,
-        ssl: ssl_module.SSLContext | None,
+        path: str | None = None,
+        authenticate: TokenVerifier | Authenticate | None = None,
+        origins: Collection[str] | None = (),
+        subprotocols: Sequence[str] = (),
+        admission: AdmissionConfig | None = None,
+        proxies: TrustedProxies | None = None,
+        reauthenticate: bool = False,
+        config: ConnectionConfig | None = None,
+        drain: DrainConfig | None = None,
     ) -> None:
         if isinstance(authenticate, type):
             raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
         if reauthenticate and authenticate is None:
             raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
-        _check("handler", callable(handler), "an async function, or a RequestRouter", handler)
-        _check("port", port is None or _is_port(port), _A_PORT, port)
         is_path = isinstance(path, str) and path.startswith("/")
         _check("path", path is None or is_path, "None, or a path that starts with '/'", path)
         is_authenticator = authenticate is None or callable(getattr(authenticate, "verify", authenticate))
         _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
-        _check("http", http is None or callable(http), "an async function", http)
-        _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
-        is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
-        _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
-        if isinstance(endpoints, tuple):
-            _check("the port of endpoints", _is_port(endpoints[1]), _A_PORT, endpoints[1])
         _check("config", config is None or isinstance(config, ConnectionConfig), "a ConnectionConfig", config)
-        is_server_side = isinstance(ssl, ssl_module.SSLContext) and ssl.protocol != ssl_module.PROTOCOL_TLS_CLIENT
-        _check("ssl", ssl is None or is_server_side, "None, or a server-side ssl.SSLContext", ssl)
+        _check("drain", drain is None or isinstance(drain, DrainConfig), "a DrainConfig", drain)
         self.config = config or ConnectionConfig()
         self.path = path
+        self.authenticate = authenticate
         # Browsers want one of the subprotocols that they offer back, and the token must not be it.
         self.subprotocols = check_subprotocols(subprotocols)
         if authenticate is not None and BEARER not in self.subprotocols:
             self.subprotocols += (BEARER,)
-        self.has_pages = endpoints is True
-        """Whether the pages for those who watch the server are where the WebSocket is."""
-        self.pages_at = endpoints if isinstance(endpoints, tuple) else None
-        """The host and port that these pages have for themselves."""
+        self.drain = drain or DrainConfig()
         self._origins = origins
         self._admission = admission
         self._proxies = proxies
@@ -85,6 +88,57 @@ class ServeOptions:
             proxies=self._proxies,
             reauthenticate=self._reauthenticate,
         )
+
+    def check_path(self, request: UpgradeRequest) -> Response | None:
+        """Return the response to a request for a WebSocket at a path where there is none."""
+        return check_path(request, self.path)
+
+
+class ServeArguments(ManagerArguments, total=False):
+    """The keyword arguments of `serve` that are the same for every event loop."""
+
+    http: AnswerHTTP | None
+    endpoints: bool | tuple[str, int]
+    metrics: MetricsText | None
+    ssl: ssl_module.SSLContext | None
+
+
+class ServeOptions(ManagerOptions):
+    """The arguments of `serve` that are the same for every event loop, checked, and what follows from them.
+
+    handler, http, metrics: whether they can be called is all that is looked at.
+    manager: the arguments of `ManagerOptions`, which raises for them.
+    """
+
+    def __init__(
+        self,
+        *,
+        handler: object,
+        port: int | None,
+        http: AnswerHTTP | None = None,
+        endpoints: bool | tuple[str, int] = True,
+        metrics: MetricsText | None = None,
+        ssl: ssl_module.SSLContext | None = None,
+        **manager: Unpack[ManagerArguments],
+    ) -> None:
+        _check("handler", callable(handler), "an async function, or a RequestRouter", handler)
+        _check("port", port is None or _is_port(port), _A_PORT, port)
+        _check("http", http is None or callable(http), "an async function", http)
+        _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
+        is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
+        _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
+        if isinstance(endpoints, tuple):
+            _check("the port of endpoints", _is_port(endpoints[1]), _A_PORT, endpoints[1])
+        is_server_side = isinstance(ssl, ssl_module.SSLContext) and ssl.protocol != ssl_module.PROTOCOL_TLS_CLIENT
+        _check("ssl", ssl is None or is_server_side, "None, or a server-side ssl.SSLContext", ssl)
+        super().__init__(**manager)
+        self.http = http
+        self.metrics = metrics
+        self.ssl = ssl
+        self.has_pages = endpoints is True
+        """Whether the pages for those who watch the server are where the WebSocket is."""
+        self.pages_at = endpoints if isinstance(endpoints, tuple) else None
+        """The host and port that these pages have for themselves."""
 
 
 def _is_port(port: object) -> bool:

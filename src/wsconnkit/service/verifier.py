@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Protocol, runtime_checkable
 
+from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.principal import Principal
+
+Authenticate = Callable[["str | None", UpgradeRequest], Awaitable["Principal | Response"]]
+"""Called with the token and the request; returns whose it is, or a response that refuses it.
+
+May raise AuthenticationError. A token that came in a message is given with the request that opened the connection.
+"""
 
 
 @runtime_checkable

@@ -6,13 +6,20 @@ except ModuleNotFoundError as error:
     text = "wsconnkit.trio needs trio; install it with: pip install 'wsconnkit[trio]'"
     raise ModuleNotFoundError(text, name=error.name) from None
 
-from wsconnkit.service.broadcast import broadcast
-from wsconnkit.trio.attach import attach
-from wsconnkit.trio.client import connect
-from wsconnkit.trio.connection import Connection
-from wsconnkit.trio.reconnecting import ReconnectingClient
-from wsconnkit.trio.router import answer_requests
-from wsconnkit.trio.server import Server
-from wsconnkit.trio.serving import serve
+from wsconnkit.managed.answering import answer_requests
+from wsconnkit.managed.broadcast import broadcast
+from wsconnkit.trio.client import ReconnectingClient, connect
+from wsconnkit.trio.connection import Connection, attach
+from wsconnkit.trio.server import Manager, Server, serve
 
-__all__ = ["Connection", "ReconnectingClient", "Server", "answer_requests", "attach", "broadcast", "connect", "serve"]
+__all__ = [
+    "Connection",
+    "Manager",
+    "ReconnectingClient",
+    "Server",
+    "answer_requests",
+    "attach",
+    "broadcast",
+    "connect",
+    "serve",
+]

@@ -1,103 +1,50 @@
-"""A WebSocket connection on trio: carries out what the core decides, and nothing else."""
+"""WebSocket connections on trio, and on streams of servers that parse HTTP themselves."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from contextlib import AbstractContextManager
-from typing import Any
-
 import trio
-from typing_extensions import Self
 
-from wsconnkit.protocol.closeinfo import Cause
+from wsconnkit.managed import connection
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import ConnectionProtocol
-from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedOK, connection_closed
-from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
-from wsconnkit.protocol.prepared import Content, PreparedMessage
+from wsconnkit.protocol.errors import ConnectionClosedOK
+from wsconnkit.protocol.events import Message
+from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
-from wsconnkit.service.baseconnection import BaseConnection
-from wsconnkit.service.messagefilters import MessageFilter, MessageFilters
-from wsconnkit.service.session import Session
-from wsconnkit.service.streaming import MessageFrames
-from wsconnkit.trio.draining import Draining
-from wsconnkit.trio.pings import Pings
-from wsconnkit.trio.pump import Pump
-from wsconnkit.trio.requests import Requests
-from wsconnkit.trio.transport import addresses
+from wsconnkit.trio.context import NurseryContext
+from wsconnkit.trio.runtime import Runtime
+from wsconnkit.trio.transport import Transport
+
+_protected = trio.lowlevel.enable_ki_protection
 
 
-class Connection(BaseConnection):
+class Connection(connection.Connection):
     """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
 
     One task may receive, any number may send, ping and close. All calls are checkpoints; a cancelled one leaves the
     connection whole, and so does Ctrl-C.
     """
 
-    def __init__(
-        self,
-        core: ConnectionProtocol,
-        config: ConnectionConfig,
-        request: UpgradeRequest,
-        agreement: Agreement,
-        session: Session | None = None,
-    ) -> None:
-        super().__init__(core, request, agreement, session)
-        self._pump = Pump(core, config.queue, on_frames=self._on_frames, on_event=self._on_event)
-        self._inbox = self._pump.inbox
-        self._receiver: trio.Event | None = None
-        self._pings = Pings(self._pump)
-        self._filters: MessageFilters | None = None
-        self._requests: Requests | None = None
-        self._on_sent_size = self._pump.writer.on_sent = None if session is None else session.server_stats.sent.observe
-        self._pump.on_size = None if session is None else session.server_stats.received.observe
-        self.draining = Draining(self)
-        """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
+    # The calls of an application in which Ctrl-C would break off what the core does.
+    send = _protected(connection.Connection.send)
+    send_nowait = _protected(connection.Connection.send_nowait)
+    send_if_ready = _protected(connection.Connection.send_if_ready)
+    start_close = _protected(connection.Connection.start_close)
 
-    async def run(self, stream: trio.abc.Stream, farewell: Cause = Cause.LOCAL_CLOSE) -> None:
-        """Live on a stream whose opening handshake is done, to the end; `serve`, `connect` and `attach` call this.
-
-        Cancelled, it says `farewell` and ends at once.
-        """
-        self.local_address, self.remote_address = addresses(stream)
-        await self._pump.run(stream, lambda: self.start_close(farewell.code, "", farewell))
-
-    @property
-    def queued_bytes(self) -> tuple[int, int]:
-        """Bytes that wait for the application, and for the network."""
-        return self._inbox.size, self._pump.writer.unsent
-
-    @trio.lowlevel.enable_ki_protection
+    @_protected
     async def recv(self) -> str | bytes:
         """Return the next message; messages that arrived before the end are returned after it too.
 
         Raises ConnectionClosed when there is none left, ConcurrencyError when another task is waiting for one.
         """
-        if self._inbox.messages:
+        if self._inbox.messages or self.close_info is not None:
             await trio.lowlevel.checkpoint()
-        while (message := self._inbox.get_message()) is None:
-            await self._frames()
-        if not self._pump.reading:
-            self._pump.resume_reading()
-        return message
+        return await super().recv()
 
-    def recv_streaming(self) -> AsyncIterator[str | bytes]:
-        """Return an iterator over the frames of the next message, as the peer fragmented it; it raises as `recv` does.
-
-        Texts come when they are whole where messages are looked at first: for rates, tokens and answers to requests.
-        """
-        return MessageFrames(self._recv_frame)
-
+    @_protected
     async def _recv_frame(self) -> Message:
         await trio.lowlevel.checkpoint()
-        while (frame := self._inbox.get_frame()) is None:
-            await self._frames()
-        if not self._pump.reading:
-            self._pump.resume_reading()
-        return frame
-
-    def __aiter__(self) -> Self:
-        return self
+        return await super()._recv_frame()
 
     async def __anext__(self) -> str | bytes:
         try:
@@ -105,148 +52,47 @@ class Connection(BaseConnection):
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
 
-    @trio.lowlevel.enable_ki_protection
-    async def send(self, message: Content | PreparedMessage) -> None:
-        """Send a message, text for `str` and binary otherwise, after waiting while too much is unsent.
-
-        When it returns, the message will go out whole, unless slow peers lose messages (`QueueConfig.slow_consumer`);
-        cancelled while it waits, it has sent nothing. Raises ConnectionClosed when the connection has ended or is
-        ending, TypeError for other types.
-        """
-        await trio.lowlevel.checkpoint()
-        pump = self._pump
-        if not pump.writer.is_ready_to_send:
-            if not self._core.outbox.blocks and (self.send_nowait(message) or not pump.writer.is_ending):
-                return
-            await pump.wait_for_turn()
-        try:
-            size = self._core.send(message, trio.current_time())
-        finally:
-            pump.flush()
-        if self._on_sent_size is not None:
-            self._on_sent_size(size)
-
-    @trio.lowlevel.enable_ki_protection
-    def send_nowait(self, message: Content | PreparedMessage) -> bool:
-        """Send a message now, or when all before it has gone out; return False if the peer is too slow, or is gone.
-
-        What that means is up to `QueueConfig.slow_consumer`. Raises TypeError as `send` does.
-        """
-        if self.send_if_ready(message):
-            return True
-        is_taken = not self._pump.writer.is_ending and self._core.send_nowait(message, trio.current_time())
-        (self._pump.arm if is_taken else self._pump.pump)()
-        return is_taken
-
-    @trio.lowlevel.enable_ki_protection
-    def send_if_ready(self, message: Content | PreparedMessage) -> bool:
-        """Send a message if nothing is to wait for, and tell whether it was sent."""
-        if not self._pump.writer.is_ready_to_send:
-            return False
-        size = self._core.send(message, trio.current_time())
-        if self._on_sent_size is not None:
-            self._on_sent_size(size)
-        self._pump.flush()
-        return True
-
-    async def request(self, payload: Any, timeout: float | None = 30.0) -> Any:  # noqa: ASYNC109 - as on asyncio
-        """Send a request and return the payload of its answer; any number may be under way.
-
-        timeout: seconds until RequestTimeout, at least 0, or None for as long as the connection lives.
-        Raises RequestError when the other side answers with an error, ConnectionClosed when the connection ends first,
-        TypeError for a payload that is no JSON, ValueError for other timeouts. Cancelled or late, it tells the peer.
-        """
-        return await self._asking.ask("request", payload, timeout)
-
-    async def reauthenticate(self, token: str, timeout: float | None = 30.0) -> None:  # noqa: ASYNC109
-        """Give the server a fresh token for the same subject, before the one before expires; raises as `request`."""
-        self.log.keep_out(token)
-        await self._asking.ask("auth", {"token": token}, timeout)
-
-    def busy(self) -> AbstractContextManager[None]:
-        """Return a block in which a drain leaves the connection open, until its deadline."""
-        return self.draining.busy()
-
-    async def ping(self, payload: bytes | bytearray | memoryview | None = None) -> float:
-        """Send a ping, wait for its pong and return the seconds between them.
-
-        Raises ConnectionClosed when the connection ends first, ConcurrencyError when a ping with this payload is
-        waiting already, LocalProtocolError for a payload of more than 125 bytes.
-        """
-        return await self._pings.ping(payload)
-
-    async def close(self, code: int = Cause.LOCAL_CLOSE.code, reason: str = "") -> None:
-        """Close and wait for the end, at most the close timeout; safe to repeat, and from several tasks.
-
-        A reason is cut to 123 bytes of UTF-8. Cancelled, it still closes. Raises LocalProtocolError for a code
-        that cannot be sent.
-        """
-        self.start_close(code, reason, Cause.LOCAL_CLOSE)
-        await self._pump.gone.wait()
-
-    @trio.lowlevel.enable_ki_protection
-    def start_close(self, code: int, reason: str, cause: Cause) -> None:
-        """Begin to close, without waiting; `cause` goes into `close_info`."""
-        self._core.close(code, reason, trio.current_time(), cause=cause)
-        self._pump.pump()
-
-    aclose = close  # as all of trio's resources call it
-
-    def abort(self) -> None:
-        """Drop the stream at once, without a closing handshake."""
-        self._pump.writer.abort()
-
-    async def wait_closed(self) -> None:
-        """Wait until the connection and its stream have ended."""
-        await self._pump.gone.wait()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
+    async def aclose(self) -> None:
+        """Close with 1000, as all of trio's resources do."""
         await self.close()
 
-    def _on_frames(self) -> None:
-        if self._receiver is not None:
-            self._receiver.set()
+    async def run(self, stream: trio.abc.Stream) -> None:
+        """Live on a stream whose opening handshake is done, to the end; those who attach streams call this."""
+        await Transport(stream, self._pump).run(self.start)
 
-    def _on_event(self, event: Event) -> None:
-        if isinstance(event, PongReceived):
-            self._pings.on_pong(event.payload)
-        self.log.event(event, self.stats)
-        if self._session is not None:
-            self._session.on_event(event, self.stats)
-        if isinstance(event, Closed):
-            self._pump.writer.senders.wake()
-            self._pings.on_closed(event.info)
-            self.draining.on_closed(event.info)
-            if self._requests is not None:
-                self._requests.on_closed(event.info)
-            for callback in self._on_closed:
-                callback()
 
-    def add_filter(self, message_filter: MessageFilter) -> None:
-        """Show each message to `message_filter` before the application gets it."""
-        if self._filters is None:
-            self._filters = MessageFilters(within=self._inbox.is_unfinished)
-            self._pump.filter = self._filters.apply
-        self._filters.filters.append(message_filter)
+class attach(NurseryContext[Connection]):  # noqa: N801 - it is called like the function that it is to its users
+    """A server-side connection on a stream whose upgrade another server has done: `async with attach(...) as ws`.
 
-    @property
-    def _asking(self) -> Requests:
-        if self._requests is None:
-            self._requests = Requests(self)
-        return self._requests
+    stream: closed at the end.
+    request, agreement: from `check_upgrade` and `agree`, whose headers that server has answered with its 101.
+    config: the one given to `agree`.
+    trailing_data: bytes that came behind the request.
+    """
 
-    async def _frames(self) -> None:
-        """Wait until more may be in the inbox."""
-        if self._core.close_info is not None:
-            await trio.lowlevel.checkpoint()
-            raise connection_closed(self._core.close_info)
-        if self._receiver is not None:
-            raise ConcurrencyError("another task waits for messages of this connection already")
-        self._receiver = trio.Event()
-        try:
-            await self._receiver.wait()
-        finally:
-            self._receiver = None
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        request: UpgradeRequest,
+        agreement: Agreement,
+        *,
+        config: ConnectionConfig | None = None,
+        trailing_data: bytes = b"",
+    ) -> None:
+        self._stream = stream
+        self._request = request
+        self._agreement = agreement
+        self._config = config or ConnectionConfig()
+        self._trailing_data = trailing_data
+
+    async def _begin(self, runtime: Runtime) -> Connection:
+        core = ConnectionProtocol(
+            Role.SERVER,
+            self._config,
+            now=runtime.now(),
+            deflate=self._agreement.deflate,
+            trailing_data=self._trailing_data,
+        )
+        ws = Connection(runtime, core, self._config, self._request, self._agreement)
+        runtime.start(ws.run, self._stream)
+        return ws

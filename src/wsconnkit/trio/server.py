@@ -1,260 +1,210 @@
-"""Serve WebSocket connections on trio."""
+"""Serve WebSocket connections on trio, with listeners of our own or inside a server that exists already."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from contextlib import suppress
+from ssl import SSLContext
+from typing import Any
 
 import trio
+from typing_extensions import TypedDict, Unpack
 
-from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import check_close
-from wsconnkit.protocol.errors import tells_only_of
-from wsconnkit.service.drain import CODE, GRACE, REASON, WINDOW, DrainReport, check_times
-from wsconnkit.service.health import Health, measure
-from wsconnkit.service.log import log_draining
-from wsconnkit.service.policy import ServerPolicy
-from wsconnkit.service.registry import Registry
-from wsconnkit.service.serverstats import ServerStats
-from wsconnkit.service.session import Session
-from wsconnkit.trio.authentication import Authentication
+from wsconnkit.managed import manager
+from wsconnkit.managed import server as managed
+from wsconnkit.managed.acceptor import Acceptor
+from wsconnkit.managed.manager import Admitted
+from wsconnkit.managed.runtime import Runtime as AnyRuntime
+from wsconnkit.managed.runtime import Task, TaskCancelled
+from wsconnkit.service.log import log_server_error
+from wsconnkit.service.router import RequestRouter
+from wsconnkit.service.serveoptions import ManagerArguments, ManagerOptions, ServeArguments
 from wsconnkit.trio.connection import Connection
-from wsconnkit.trio.draining import DrainRun
-from wsconnkit.trio.future import Future
-from wsconnkit.trio.guard import Guard
-from wsconnkit.trio.reception import Reception
-from wsconnkit.trio.signals import stop_on_signals
-from wsconnkit.trio.transport import interruptible
+from wsconnkit.trio.context import NurseryContext
+from wsconnkit.trio.runtime import Runtime
+from wsconnkit.trio.transport import Transport, drop
 
-if sys.version_info < (3, 11):
-    from exceptiongroup import BaseExceptionGroup
-
-Handler = Callable[[Connection], Awaitable[None]]
-Listener = trio.abc.Listener[trio.abc.Stream]
+Handler = Callable[[Connection], Awaitable[object]]
+Listeners = Sequence[trio.abc.Listener[trio.abc.Stream]]
 
 
-class Server:
+class ListenOptions(TypedDict, total=False):
+    """What `serve` takes on trio only.
+
+    listeners: where to listen in place of host and port, of whatever kind: each accepts streams, and is closed at the
+        end. What one of them raises ends the server, but for the system's errors that it is short of something.
+    backlog: as for `trio.open_tcp_listeners`.
+    """
+
+    listeners: Listeners | None
+    backlog: int | None
+
+
+class ServeKeywords(ServeArguments, ListenOptions, total=False):
+    """What `serve` takes besides the handler, the host and the port."""
+
+
+class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
+    __doc__ = manager.Manager.__doc__
+
+    _connection_class = Connection
+
+    def __init__(self, **arguments: Unpack[ManagerArguments]) -> None:
+        super().__init__(ManagerOptions(**arguments))
+
+    def attach(
+        self, stream: trio.abc.Stream, admitted: Admitted, trailing_data: bytes = b""
+    ) -> NurseryContext[Connection]:
+        """Take over a stream whose upgrade was admitted and answered: `async with manager.attach(…) as ws`.
+
+        Leaving the block closes with 1000, an exception with 1011.
+
+        stream: closed at the end.
+        trailing_data: bytes that came behind the request.
+        Raises LocalProtocolError when `admitted` was attached or released before, or is too old.
+        """
+        return _Attached(self, stream, admitted, trailing_data)
+
+    def _new_runtime(self) -> Runtime:
+        return Runtime()  # nobody gives it a nursery; what it starts has time limits
+
+
+class _Attached(NurseryContext[Connection]):
+    def __init__(self, manager: Manager, stream: trio.abc.Stream, admitted: Admitted, trailing_data: bytes) -> None:
+        self._manager = manager
+        self._stream = stream
+        self._admitted = admitted
+        self._trailing_data = trailing_data
+
+    async def _begin(self, runtime: Runtime) -> Connection:
+        ws = self._manager.enter_admitted(runtime, self._admitted, self._trailing_data)
+        runtime.start(ws.run, self._stream)
+        return ws
+
+    async def _end(self, it: Connection, raised: BaseException | None) -> None:
+        self._manager.end(it, TaskCancelled() if isinstance(raised, trio.Cancelled) else raised)
+        await it.wait_closed()
+
+
+class Server(managed.Server[Connection]):
     """A running server, as `serve` returns it."""
+
+    _connection_class = Connection
+
+    def _new_runtime(self) -> Runtime:
+        return Runtime()
+
+
+class serve(managed.Serving[Connection, Server], NurseryContext[Server]):  # noqa: D101, N801 - inherited; called like a function
+    __doc__ = f"""{managed.Serving.__doc__}
+    listeners: where to listen in place of host and port, of whatever kind: each accepts streams, and is closed at the
+        end. What one of them raises ends the server, but for the system's errors that it is short of something.
+    backlog: as for `trio.open_tcp_listeners`.
+    """
 
     def __init__(
         self,
-        handler: Handler,
-        endpoint: ServerPolicy[Connection],
-        config: ConnectionConfig,
-        authentication: Authentication | None,
-        nursery: trio.Nursery,
+        handler: Handler | RequestRouter,
+        host: str | Sequence[str] | None = None,
+        port: int | None = None,
+        **arguments: Unpack[ServeKeywords],
     ) -> None:
-        self._handler = handler
-        self._endpoint = endpoint
-        self._config = config
-        self._authentication = authentication
-        self._nursery = nursery
-        self._listeners: dict[Listener, trio.CancelScope] = {}
-        self._receptions: list[Reception] = []
-        self._handlers: dict[Connection, trio.CancelScope] = {}
-        self._handler_ended = trio.lowlevel.ParkingLot()
-        self._farewell = (int(Cause.LOCAL_CLOSE.code), "", Cause.LOCAL_CLOSE)
-        self._drained: Future[DrainReport] | None = None
-        self._is_closing = False
-        self._closed = trio.Event()
+        given: dict[str, Any] = dict(arguments)
+        self._listeners: Listeners | None = given.pop("listeners", None)
+        self._backlog: int | None = given.pop("backlog", None)
+        if self._listeners is None and host is None and port is None:
+            raise ValueError("nowhere to listen: neither host, nor port, nor listeners are given")
+        if self._listeners is not None and not (self._listeners and host is None and port is None):
+            raise ValueError("listeners are none, or given together with host or port; it must be some, alone")
+        super().__init__(handler, host, port, listener="trio.open_tcp_listeners", **given)
 
-    @property
-    def connections(self) -> Registry[Connection]:
-        """The connections that have not ended: to iterate over, `get(id)`, or `by_user(subject)`."""
-        return self._endpoint.connections
+    def _new_server(self, runtime: AnyRuntime, handler: Handler) -> Server:
+        return Server(runtime, self._options, handler)
 
-    @property
-    def stats(self) -> ServerStats:
-        """What the server has done since it started, in numbers."""
-        return self._endpoint.stats
+    async def _listen(
+        self, acceptor: Acceptor[Connection], host: str | Sequence[str] | None, port: int | None
+    ) -> _Listening:
+        listeners = self._listeners
+        if listeners is None:
+            listeners = await self._open_listeners(host, port or 0)
+        return _Listening(listeners, acceptor, self._options.ssl)
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether new connections are refused because the server shuts down."""
-        return self._endpoint.is_draining
+    async def _listen_for_pages(self, acceptor: Acceptor[Connection], host: str, port: int) -> _Listening:
+        return _Listening(await self._open_listeners(host, port), acceptor, None)
 
-    @property
-    def sockets(self) -> tuple[trio.socket.SocketType, ...]:
-        """The listening sockets; those of separate endpoints come last."""
-        return tuple(listener.socket for listener in self._listeners if isinstance(listener, trio.SocketListener))
+    async def _open_listeners(self, host: str | Sequence[str] | None, port: int) -> Listeners:
+        hosts = [host] if host is None or isinstance(host, str) else host
+        listeners: list[trio.abc.Listener[trio.abc.Stream]] = []
+        is_open = False
+        try:
+            for each in hosts:
+                listeners += await trio.open_tcp_listeners(port, host=each or None, backlog=self._backlog)
+            is_open = True
+        finally:
+            if not is_open:
+                for listener in listeners:
+                    await trio.aclose_forcefully(listener)
+        return listeners
 
-    def health(self) -> Health:
-        """Return how the connections are now: counts and latencies."""
-        return measure((ws.is_healthy, ws.latency) for ws in self.connections)
 
-    async def drain(
-        self,
-        *,
-        window: float = WINDOW,
-        grace: float = GRACE,
-        code: int = CODE,
-        reason: str = REASON,
-    ) -> DrainReport:
-        """Refuse new connections with 503, close those that are there one after the other, then close the server.
+class _Listening:
+    """Accepts clients at some listeners, and does TLS with them where there is to be some."""
 
-        window: seconds over which closes are spread; the first comes when those who wait for `ws.draining` have had
-        their turn to say goodbye, at once. Who needs longer for that does it in a block of `ws.busy()`.
-        grace: seconds after it in which work in flight may end, and peers may answer the close; what is then left is
-        told to close, if it was not before, and aborted.
-        Safe to repeat; cancelled, it still drains. Raises LocalProtocolError for a code or a reason that cannot be
-        sent, and ValueError for times that are negative or not finite.
-        """
-        check_close(code, reason)
-        if self._drained is None:
-            run = DrainRun(
-                self.connections, window=window, grace=grace, close=self._say_farewell, nursery=self._nursery
-            )
-            self._farewell = code, reason, Cause.DRAIN
-            self._endpoint.is_draining = True
-            log_draining(len(self.connections), window, grace)
-            self._drained = Future()
-            if self._closed.is_set():  # there is nothing left to drain, and nobody to do it
-                await self._finish_drain(run, self._drained)
-            else:
-                self._nursery.start_soon(self._finish_drain, run, self._drained)
-        return await self._drained.get()
+    def __init__(self, listeners: Listeners, acceptor: Acceptor[Connection], ssl: SSLContext | None) -> None:
+        assert isinstance(acceptor.runtime, Runtime)  # `serve` has made it
+        self._nursery = acceptor.runtime.nursery
+        self.sockets = tuple(each.socket for each in listeners if isinstance(each, trio.SocketListener))
+        self._acceptor = acceptor
+        self._ssl = ssl
+        self._securing: set[trio.CancelScope] = set()
+        self._is_closed = False
+        self._accepting: list[Task] = [acceptor.runtime.start(self._accept, each) for each in listeners]
 
-    async def run_until_signal(
-        self,
-        *,
-        window: float = WINDOW,
-        grace: float = GRACE,
-        code: int = CODE,
-        reason: str = REASON,
-    ) -> DrainReport:
-        """Wait for SIGTERM or SIGINT, or for the end of the server, and drain; raises as `drain`.
-
-        A second signal ends the process at once. Call it in the main thread.
-        """
-        check_close(code, reason)
-        check_times(window, grace)
-        with stop_on_signals() as stop:
-            async with trio.open_nursery() as nursery:
-                for event in (stop, self._closed):
-                    nursery.start_soon(self._wait_and_cancel, event, nursery)
-            return await self.drain(window=window, grace=grace, code=code, reason=reason)
-
-    async def close(self, code: int = Cause.DRAIN.code, reason: str = "") -> None:
-        """Stop listening and close all connections with `code` and `reason`, within the close timeout.
-
-        Handlers that have not returned one close timeout after their connection are cancelled; those that go on for
-        one more close timeout hold up the end of `serve`. Safe to repeat; cancelled, it still closes. Raises
-        LocalProtocolError for a code or a reason that cannot be sent.
-        """
-        check_close(code, reason)
-        if not self._is_closing:
-            self._is_closing = True
-            for scope in self._listeners.values():
-                scope.cancel()
-            self._listeners.clear()
-            for reception in self._receptions:
-                reception.close()
-            if self._authentication is not None:
-                self._authentication.stop()
-            self._farewell = code, reason, Cause.DRAIN
-            for ws in self.connections:
-                self._say_farewell(ws)
-            self._nursery.start_soon(self._finish_close)
-        await self._closed.wait()
+    def close(self) -> None:
+        """Accept nobody more, and drop who is still busy with TLS."""
+        self._is_closed = True
+        for task in self._accepting:
+            task.cancel()
+        for scope in self._securing:
+            scope.cancel()
 
     async def wait_closed(self) -> None:
-        """Wait until `close` has been called and has ended."""
-        await self._closed.wait()
+        """Return at once: the nursery waits for what is left."""
 
-    async def serve_forever(self) -> None:
-        """Wait until the server is closed; cancelled, close it."""
-        try:
-            await self._closed.wait()
-        finally:
-            await self.close()
-
-    def listen(self, reception: Reception, listeners: Sequence[Listener]) -> None:
-        """Receive clients at further listeners; `serve` calls this."""
-        self._receptions.append(reception)
-        for listener in listeners:
-            self._listeners[listener] = scope = trio.CancelScope()
-            self._nursery.start_soon(self._accept, listener, reception, scope)
-
-    def on_connection(self, ws: Connection, session: Session) -> None:
-        """Run the handler for a connection that was let in; a `Reception` calls this."""
-        guard = Guard(ws, session, self._authentication, self._nursery, timeout=self._config.handshake.timeout)
-        ws.call_when_closed(partial(self._on_closed, session, guard))
-        self._handlers[ws] = scope = trio.CancelScope()
-        self._nursery.start_soon(self._run_handler, ws, scope, name=f"wsconnkit-{ws.id}")
-
-    @trio.lowlevel.enable_ki_protection
-    async def _accept(self, listener: Listener, reception: Reception, scope: trio.CancelScope) -> None:
+    async def _accept(self, listener: trio.abc.Listener[trio.abc.Stream]) -> None:
         async with listener:
-            with scope:
-                await trio.serve_listeners(reception.receive, [listener], handler_nursery=self._nursery)
-
-    def _on_closed(self, session: Session, guard: Guard) -> None:
-        guard.stop()
-        self._endpoint.leave(session)
-
-    def _say_farewell(self, ws: Connection) -> None:
-        ws.start_close(*self._farewell)
+            await trio.serve_listeners(self._receive, [listener], handler_nursery=self._nursery)
 
     @trio.lowlevel.enable_ki_protection
-    async def _run_handler(self, ws: Connection, scope: trio.CancelScope) -> None:
+    async def _receive(self, stream: trio.abc.Stream) -> None:
+        """Carry a client that has just come to its end."""
+        opening = self._acceptor.new_opening()
+        is_secured = False
         try:
-            try:
-                with scope:
-                    await interruptible(self._handler, ws)
-            except Exception as error:
-                self._on_handler_error(ws, error)
-            except BaseExceptionGroup as group:
-                errors, others = group.split(Exception)
-                if isinstance(errors, Exception):
-                    self._on_handler_error(ws, errors)
-                assert others is not None  # or it would be a group of nothing but exceptions
-                raise others from None
-            self._say_farewell(ws)
-            await ws.wait_closed()
+            with trio.CancelScope() as scope:
+                self._securing.add(scope)
+                if self._is_closed:
+                    scope.cancel()
+                await trio.lowlevel.checkpoint_if_cancelled()
+                if self._ssl is not None:
+                    stream = await self._secure(stream, self._ssl)
+                is_secured = True
         finally:
-            del self._handlers[ws]
-            self._handler_ended.unpark_all()
+            self._securing.discard(scope)
+            if not is_secured:
+                await drop(stream)
+        if is_secured:
+            await Transport(stream, opening).run(opening.connection_made)
 
-    def _on_handler_error(self, ws: Connection, error: Exception) -> None:
-        # That the client has left is no error of the handler; what another connection says is.
-        if not tells_only_of(error, ws.close_info):
-            ws.log.handler_error(error)
-            ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _finish_drain(self, run: DrainRun, drained: Future[DrainReport]) -> None:
-        # Where the nursery is cancelled all this ends soon, and those who wait elsewhere are to know.
-        with trio.CancelScope(shield=True):
-            report = await run.wait()
-            await self.close()
-            drained.set_result(report)
-
-    @trio.lowlevel.enable_ki_protection
-    async def _finish_close(self) -> None:
-        timeout = self._config.close.timeout
-        with trio.CancelScope(shield=True):
-            with trio.move_on_after(timeout):
-                for reception in self._receptions:
-                    await reception.wait_empty()
-            with trio.move_on_after(2 * timeout):
-                for ws in tuple(self._handlers):
-                    await ws.wait_closed()
-            await self._wait_for_handlers(timeout)
-            for scope in self._handlers.values():
-                scope.cancel()
-            await self._wait_for_handlers(timeout)
-            for ws in self._handlers:
-                ws.log.handler_stuck()
-            self._closed.set()
-
-    async def _wait_for_handlers(self, seconds: float) -> None:
-        with trio.move_on_after(seconds):
-            while self._handlers:
-                await self._handler_ended.park()
-
-    @staticmethod
-    async def _wait_and_cancel(event: trio.Event, nursery: trio.Nursery) -> None:
-        await event.wait()
-        nursery.cancel_scope.cancel()
+    async def _secure(self, stream: trio.abc.Stream, context: SSLContext) -> trio.abc.Stream:
+        """Return the stream with TLS on it; where that fails or takes too long, the first read tells."""
+        try:
+            secured = trio.SSLStream(stream, context, server_side=True)
+            timeout = self._acceptor.manager.config.handshake.timeout
+            with trio.move_on_after(timeout), suppress(trio.BrokenResourceError):
+                await secured.do_handshake()
+        except Exception as error:  # of a context or a stream that is the application's
+            log_server_error("tls_error", error)
+            await drop(stream)
+            return stream
+        return secured

@@ -1,0 +1,80 @@
+"""Finds out whose a token is, and fetches keys off the event loop for those who need them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled
+from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.upgrade import UpgradeRequest
+from wsconnkit.service.keys import MAX_WAIT
+from wsconnkit.service.log import log_server_error
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
+from wsconnkit.service.verifier import Authenticate, TokenVerifier
+
+
+class Authentication:
+    """Asks a `TokenVerifier` such as `JWTAuthenticator`, or a function of the application."""
+
+    def __init__(self, runtime: Runtime, authenticate: TokenVerifier | Authenticate) -> None:
+        self._runtime = runtime
+        self._authenticate = authenticate
+        self._fetching: Task | None = None
+        self._fetched: Event = runtime.event()
+
+    async def __call__(self, token: str | None, request: UpgradeRequest) -> Principal | Response:
+        """Return whose `token` is; raises AuthenticationError, KeysUnavailable, and what the application raises."""
+        if isinstance(self._authenticate, TokenVerifier):
+            if token is None:
+                raise AuthenticationError(AuthFailure.MISSING)
+            return await self._verify(self._authenticate, token)
+        answer: object = await self._runtime.call(self._authenticate, token, request)
+        if not isinstance(answer, (Principal, Response)):
+            raise TypeError(f"authenticate returned {type(answer).__name__}; it must be a Principal or a Response")
+        return answer
+
+    async def within(self, seconds: float, token: str | None, request: UpgradeRequest) -> Principal | Response:
+        """Do the same, but raise TimeoutError after `seconds`; what takes longer is cancelled, and not waited for."""
+        outcome: Any = None
+        ended = self._runtime.event()
+
+        def on_end(result: Any) -> None:
+            nonlocal outcome
+            outcome = result
+            ended.set()
+
+        verifying = self._runtime.start(self, token, request, on_end=on_end)
+        try:
+            if not await self._runtime.wait(ended, seconds):
+                raise TimeoutError(f"the token was not verified within {seconds:g} s")
+        finally:
+            verifying.cancel()
+        if isinstance(outcome, Exception):
+            raise outcome
+        if isinstance(outcome, BaseException):
+            raise RuntimeError(f"the verification of the token ended with {type(outcome).__name__}") from outcome
+        return outcome  # type: ignore[no-any-return] # what `__call__` returns
+
+    def stop(self) -> None:
+        """Wait for no more keys."""
+        if self._fetching is not None:
+            self._fetching.cancel()
+
+    async def _verify(self, verifier: TokenVerifier, token: str) -> Principal:
+        try:
+            return verifier.verify(token, self._runtime.now())
+        except KeysNeeded:
+            pass
+        if self._fetching is None and verifier.begin_fetch(self._runtime.now()):
+            self._fetched = self._runtime.event()
+            self._fetching = self._runtime.start(self._runtime.in_thread, verifier.fetch, on_end=self._on_fetched)
+        if self._fetching is not None:
+            # One for all who need them, whoever of them gives up.
+            await self._runtime.wait(self._fetched, MAX_WAIT)
+        return verifier.verify(token, self._runtime.now(), waited=True)
+
+    def _on_fetched(self, outcome: Any) -> None:
+        self._fetching = None
+        self._fetched.set()
+        if isinstance(outcome, BaseException) and not isinstance(outcome, TaskCancelled):
+            log_server_error("auth_error", outcome)
