@@ -369,6 +369,9 @@ class RecordingTransport(asyncio.Transport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.writes.append(bytes(data))
 
+    def get_protocol(self) -> asyncio.BaseProtocol:
+        return self.protocol or asyncio.Protocol()
+
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self.protocol = protocol
 

@@ -97,3 +97,7 @@ class ReconnectingClient(  # noqa: D101 - inherited
         **arguments: Unpack[ConnectKeywords],
     ) -> None:
         super().__init__(connect(uri, **arguments), queue=queue, on_open=on_open)
+
+    async def __aenter__(self) -> ReconnectingClient:
+        self._check_not_started()
+        return await super().__aenter__()

@@ -38,6 +38,7 @@ class Transport(asyncio.Protocol):
         """The protocol that a transport had that was taken over."""
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
+        self._is_live = False
         self._high_water = 64 * 1024
         self._rest: deque[memoryview] = deque()  # is empty unless the transport is full
         self._rest_size = 0
@@ -65,15 +66,9 @@ class Transport(asyncio.Protocol):
         return self._transport.get_extra_info("ssl_object") is None  # the protocol says when to close; TLS cannot
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
-        self._rest.clear()
-        self._rest_size = 0
-        if self._linger is not None:
-            self._linger.cancel()
         try:
-            self._protocol.connection_lost(exc if isinstance(exc, OSError) else None)
+            self._end(exc)
         finally:
-            # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
-            self._transport.abort()
             if self._before is not None:
                 self._before.connection_lost(exc)
 
@@ -102,12 +97,13 @@ class Transport(asyncio.Protocol):
         transport.set_protocol(self)
         self._begin(transport)
         if transport.is_closing():
-            self._loop.call_soon(self.connection_lost, None)  # nobody tells whoever comes after the end
+            self._loop.call_soon(self._end, None)  # nobody tells whoever comes after the end
         elif not transport.is_reading():
             transport.resume_reading()
 
     def _begin(self, transport: asyncio.Transport) -> None:
         self._transport = transport
+        self._is_live = True
         self.local_address = transport.get_extra_info("sockname")
         self.remote_address = transport.get_extra_info("peername")
         # What is not called through a layer of ours.
@@ -145,6 +141,9 @@ class Transport(asyncio.Protocol):
         """Return how many bytes have not left."""
         return self._rest_size + self._transport.get_write_buffer_size()
 
+    def set_write_deadline(self, at: float) -> None:
+        """Do nothing: a new socket takes more than what a handshake writes."""
+
     def watch_writing(self) -> None:
         """Tell what asyncio does not: that less than the high-water mark is stuck, or that some has left."""
         if self._transport.is_closing():
@@ -177,6 +176,20 @@ class Transport(asyncio.Protocol):
         else:
             self._transport.close()
             self._linger = self._loop.call_later(_LINGER, self._transport.abort)
+
+    def _end(self, exc: Exception | None) -> None:
+        if not self._is_live:
+            return  # it was told before; or TLS has failed, which whoever waits for it is told
+        self._is_live = False
+        self._rest.clear()
+        self._rest_size = 0
+        if self._linger is not None:
+            self._linger.cancel()
+        try:
+            self._protocol.connection_lost(exc if isinstance(exc, OSError) else None)
+        finally:
+            # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
+            self._transport.abort()
 
     def _write_pieces(self) -> None:
         while self._rest and not self._is_full:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 from wsconnkit.managed.connection import Connection
@@ -33,6 +34,9 @@ class OpeningHandshake:
     ) -> None:
         self._handshake = handshake
         self._now = runtime.now
+        deadline = handshake.next_timeout()
+        self._patience = inf if deadline is None else deadline - runtime.now()
+        """Seconds that the peer may take to read what we write."""
         self._on_progress = on_progress
         self._on_end = on_end
         self._alarm = runtime.alarm(self._on_alarm)
@@ -109,6 +113,7 @@ class OpeningHandshake:
         data = self._handshake.data_to_send()
         if data:
             transport.write(data)
+            transport.set_write_deadline(self._now() + self._patience)
 
     def _end(self) -> None:
         self._alarm.cancel()

@@ -159,8 +159,7 @@ class ReconnectingClient(Generic[C]):
             await self._ended.wait()
 
     async def _begin(self, runtime: Runtime) -> Self:
-        if self._running is not None or self._is_over:
-            raise LocalProtocolError("the client has been started before; make another one")
+        self._check_not_started()
         self._runtime = runtime
         self._ended = runtime.event()
         self._running = runtime.start(self._run, runtime, on_end=self._on_end)
@@ -259,6 +258,10 @@ class ReconnectingClient(Generic[C]):
         if self._changed is not None:
             self._changed.set()
             self._changed = None
+
+    def _check_not_started(self) -> None:
+        if self._running is not None or self._is_over:
+            raise LocalProtocolError("the client has been started before; make another one")
 
     def _check_started(self) -> None:
         if self._running is None:

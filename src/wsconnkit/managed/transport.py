@@ -53,6 +53,12 @@ class Transport(Protocol):
     def get_write_buffer_size(self) -> int:
         """Return how many bytes have not left."""
 
+    def set_write_deadline(self, at: float) -> None:
+        """End with a TimeoutError when what is unwritten now has not left at `at` (not in PEP 3156).
+
+        It may do nothing where the system takes as much as a handshake writes in any case.
+        """
+
     def watch_writing(self) -> None:
         """Tell of what is stuck below the high-water mark too, and of what has left since (not in PEP 3156)."""
 

@@ -74,7 +74,9 @@ class connect(Connecting[Connection], NurseryContext[Connection]):  # noqa: D101
 
     async def _dial(self, runtime: AnyRuntime, route: Route, opening: OpeningHandshake) -> None:
         stream = await dial(route, self._stream, self._dial_options)
-        runtime.start(Transport(stream, opening).run, opening.connection_made)
+        transport = Transport(stream, opening)
+        opening.connection_made(transport)
+        runtime.start(transport.run)
 
 
 class ReconnectingClient(  # noqa: D101 - inherited

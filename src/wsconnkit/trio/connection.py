@@ -56,9 +56,16 @@ class Connection(connection.Connection):
         """Close with 1000, as all of trio's resources do."""
         await self.close()
 
-    async def run(self, stream: trio.abc.Stream) -> None:
-        """Live on a stream whose opening handshake is done, to the end; those who attach streams call this."""
-        await Transport(stream, self._pump).run(self.start)
+    async def take_over(self, stream: trio.abc.Stream) -> None:
+        """Begin on a stream whose opening handshake is done; those who attach streams call this."""
+        begun = trio.Event()
+        self.runtime.start(self._live, Transport(stream, self._pump), begun)
+        await begun.wait()
+
+    async def _live(self, transport: Transport, begun: trio.Event) -> None:
+        self.start(transport)
+        begun.set()
+        await transport.run()
 
 
 class attach(NurseryContext[Connection]):  # noqa: N801 - it is called like the function that it is to its users
@@ -94,5 +101,5 @@ class attach(NurseryContext[Connection]):  # noqa: N801 - it is called like the 
             trailing_data=self._trailing_data,
         )
         ws = Connection(runtime, core, self._config, self._request, self._agreement)
-        runtime.start(ws.run, self._stream)
+        await ws.take_over(self._stream)
         return ws

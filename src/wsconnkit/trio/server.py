@@ -78,7 +78,7 @@ class _Attached(NurseryContext[Connection]):
 
     async def _begin(self, runtime: Runtime) -> Connection:
         ws = self._manager.enter_admitted(runtime, self._admitted, self._trailing_data)
-        runtime.start(ws.run, self._stream)
+        await ws.take_over(self._stream)
         return ws
 
     async def _end(self, it: Connection, raised: BaseException | None) -> None:
@@ -153,7 +153,8 @@ class _Listening:
     def __init__(self, listeners: Listeners, acceptor: Acceptor[Connection], ssl: SSLContext | None) -> None:
         assert isinstance(acceptor.runtime, Runtime)  # `serve` has made it
         self._nursery = acceptor.runtime.nursery
-        self.sockets = tuple(each.socket for each in listeners if isinstance(each, trio.SocketListener))
+        sockets = (each.socket for each in listeners if isinstance(each, trio.SocketListener))
+        self.sockets: tuple[trio.socket.SocketType, ...] = tuple(sockets)
         self._acceptor = acceptor
         self._ssl = ssl
         self._securing: set[trio.CancelScope] = set()
@@ -163,6 +164,7 @@ class _Listening:
     def close(self) -> None:
         """Accept nobody more, and drop who is still busy with TLS."""
         self._is_closed = True
+        self.sockets = ()
         for task in self._accepting:
             task.cancel()
         for scope in self._securing:
@@ -194,7 +196,9 @@ class _Listening:
             if not is_secured:
                 await drop(stream)
         if is_secured:
-            await Transport(stream, opening).run(opening.connection_made)
+            transport = Transport(stream, opening)
+            opening.connection_made(transport)
+            await transport.run()
 
     async def _secure(self, stream: trio.abc.Stream, context: SSLContext) -> trio.abc.Stream:
         """Return the stream with TLS on it; where that fails or takes too long, the first read tells."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Callable
+from math import inf
 from typing import Any
 
 import trio
@@ -29,10 +30,12 @@ class Transport:
         self.local_address, self.remote_address = _addresses(stream)
         self._stream = stream
         self._protocol = protocol
-        self._nursery: trio.Nursery
+        self._nursery: trio.Nursery | None = None
+        self._soon: list[Callable[[], None]] = []  # what is to be called back, before there is a nursery
         self._high_water = 64 * 1024
         self._buffer: list[bytes] = []
         self._size = 0  # bytes that have not left, of what is being written too
+        self._due, self._write_deadline = 0, inf  # bytes that must have left by then
         self._is_full = False
         self._is_reading = True
         self._eof_received = False
@@ -47,15 +50,14 @@ class Transport:
         self._writing = trio.CancelScope(shield=True)
 
     @trio.lowlevel.enable_ki_protection
-    async def run(self, begin: Callable[[Transport], None]) -> None:
-        """Carry bytes until both directions have ended; cancelled, tell the protocol and end soon.
-
-        begin: called first.
-        """
-        async with trio.open_nursery() as self._nursery:
-            self._nursery.start_soon(self._write_all)
+    async def run(self) -> None:
+        """Carry bytes until both directions have ended; cancelled, tell the protocol and end soon."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._write_all)
+            for callback in self._soon:
+                self.call_soon(callback)
             try:
-                begin(self)
                 with self._reading:
                     await self._read_all()
             except BaseException:
@@ -122,10 +124,12 @@ class Transport:
             self._buffer.clear()
             for start in range(0, len(data), _CHUNK):
                 chunk = data[start : start + _CHUNK]
-                await self._stream.send_all(chunk)
-                self._size -= len(chunk)
-                if self._is_full:
-                    self._protocol.writing_progressed()
+                with trio.CancelScope(deadline=self._write_deadline) as scope:
+                    await self._stream.send_all(chunk)
+                if scope.cancelled_caught:
+                    self._error = TimeoutError("the peer does not read")
+                    return False
+                self._on_written(len(chunk))
         elif self._is_full:
             self._is_full = False
             self._protocol.resume_writing()
@@ -137,6 +141,14 @@ class Transport:
         else:
             await self._writer.park()
         return True
+
+    def _on_written(self, size: int) -> None:
+        self._size -= size
+        self._due -= size
+        if self._due <= 0:
+            self._write_deadline = inf
+        if self._is_full:
+            self._protocol.writing_progressed()
 
     async def _end_writing(self, quiet: float) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
@@ -168,6 +180,10 @@ class Transport:
     def get_write_buffer_size(self) -> int:
         """Return how many bytes have not left."""
         return self._size
+
+    def set_write_deadline(self, at: float) -> None:
+        """End with a TimeoutError when what is unwritten now has not left at `at`."""
+        self._due, self._write_deadline = self._size, at
 
     def watch_writing(self) -> None:
         """Tell of what is stuck below the high-water mark too; of what leaves, this transport always tells."""
@@ -205,7 +221,9 @@ class Transport:
 
     def call_soon(self, callback: Callable[[], None], /) -> None:
         """Call back when those who can run now have had their turn."""
-        if not self._has_ended:
+        if self._nursery is None:
+            self._soon.append(callback)
+        elif not self._has_ended:
             self._nursery.start_soon(self._call, callback)
 
     @staticmethod
