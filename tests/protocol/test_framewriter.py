@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 
 from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import FrameLimits, FrameSize
 from wsconnkit.protocol.deflate import CompressionConfig, Deflater, Inflater
 from wsconnkit.protocol.errors import LocalProtocolError
-from wsconnkit.protocol.frames import FrameReader, Opcode, Role
+from wsconnkit.protocol.framereader import FrameReader
+from wsconnkit.protocol.frames import Opcode, Role
 from wsconnkit.protocol.framewriter import FrameWriter
 from wsconnkit.protocol.prepared import PreparedMessage
+
+from .reading import next_frame
 
 MASK = b"\x01\x02\x03\x04"
 LONG = "a" * 1000
@@ -30,7 +35,7 @@ class Side:
 
     def read(self, data: bytes | None = None) -> list[tuple[Opcode, str | bytes, bool]]:
         self._reader.receive_data(self.writer.data_to_send() if data is None else data)
-        frames = iter(self._reader.next_frame, None)
+        frames = iter(partial(next_frame, self._reader), None)
         return [(frame.opcode, frame.payload, frame.fin) for frame in frames]
 
 

@@ -38,7 +38,8 @@ from wsconnkit.protocol.events import (
     PingReceived,
     PongReceived,
 )
-from wsconnkit.protocol.frames import Frame, FrameError, FrameReader, Opcode, Role, parse_close
+from wsconnkit.protocol.framereader import FrameReader
+from wsconnkit.protocol.frames import ControlFrame, FrameError, Opcode, Role, parse_close
 from wsconnkit.protocol.framewriter import FrameWriter
 from wsconnkit.protocol.outbox import Outbox, Put, Turn
 from wsconnkit.protocol.prepared import Content, PreparedMessage, payload_of
@@ -495,8 +496,11 @@ class ConnectionProtocol:
         if self._can_read:
             try:
                 frame = self._reader.next_frame()
+                if isinstance(frame, Message):
+                    self._on_message(frame)
+                    return True
                 if frame is not None:
-                    self._on_frame(frame)
+                    self._on_control(frame)
                     return True
             except FrameError as error:
                 self._on_end(error)
@@ -507,26 +511,26 @@ class ConnectionProtocol:
             return True
         return False
 
-    def _on_frame(self, frame: Frame) -> None:
-        opcode = frame.opcode
-        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-            if self._frame_size.on_frame_end(frame.wire_size, fin=frame.fin):
-                self._events.append(FrameSizeWarning(frame.wire_size))
-            if self._closing.state is not State.OPEN:
-                self.stats.messages_discarded += frame.fin
-                return
-            self.stats.messages_received += frame.fin
-            self._messages_in_read = True
-            if self._idle_timeout is not None:
-                self._restart_idle()
-            self._events.append(Message(frame.payload, frame.size, frame.fin))
+    def _on_message(self, message: Message) -> None:
+        """Take a message, or one frame of it."""
+        wire_size = self._reader.wire_size
+        if self._frame_size.on_frame_end(wire_size, fin=message.final):
+            self._events.append(FrameSizeWarning(wire_size))
+        if self._closing.state is not State.OPEN:
+            self.stats.messages_discarded += message.final
             return
+        self.stats.messages_received += message.final
+        self._messages_in_read = True
+        if self._idle_timeout is not None:
+            self._restart_idle()
+        self._events.append(message)
+
+    def _on_control(self, frame: ControlFrame) -> None:
         payload = frame.payload
-        assert isinstance(payload, bytes)
-        if opcode is Opcode.PING:
+        if frame.opcode is Opcode.PING:
             self._answer_ping(payload)
             self._events.append(PingReceived(payload))
-        elif opcode is Opcode.PONG:
+        elif frame.opcode is Opcode.PONG:
             self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
         else:
             self._on_end(parse_close(payload))
