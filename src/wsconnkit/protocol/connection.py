@@ -85,6 +85,7 @@ class ConnectionProtocol:
 
     # Beyond thirty attributes, CPython gives every object a dictionary with keys of its own.
     __slots__ = (
+        "_can_read",
         "_cause",
         "_close_rcvd",
         "_close_sent",
@@ -106,6 +107,7 @@ class ConnectionProtocol:
         "_late_at",
         "_messages_in_read",
         "_now",
+        "_output",
         "_pending_pong",
         "_random_bytes",
         "_rcvd_then_sent",
@@ -113,8 +115,10 @@ class ConnectionProtocol:
         "_reading_paused",
         "_writer",
         "_writing_paused",
+        "bytes_to_send",
         "close_info",
         "outbox",
+        "state",
         "stats",
         "transport_action",
     )
@@ -145,7 +149,12 @@ class ConnectionProtocol:
             deflater, inflater = deflate_pair(config.compression, deflate, is_client=self._is_client)
         self._reader = FrameReader(role, frame_size, inflater=inflater, stats=compression.inbound if inflater else None)
         self._writer = FrameWriter(role, deflater=deflater, stats=compression.outbound, random_bytes=random_bytes)
+        self._can_read = True
+        """Until the peer has ended what it sends, in order or not, or the connection is over."""
         self._reading_paused = False
+        self._output: list[bytes] = []
+        self.bytes_to_send = 0
+        """Bytes that `data_to_send` would return now."""
         self._writing_paused = False
         self._pending_pong: bytes | None = None
         self.outbox = Outbox(config.queue, self.stats)
@@ -153,6 +162,8 @@ class ConnectionProtocol:
         self._late_at: float | None = None
 
         self._closing = Closing()
+        self.state = self._closing.state
+        """Where the connection stands."""
         self._close_sent: CloseFrame | None = None
         self._close_rcvd: CloseFrame | None = None
         self._rcvd_then_sent: bool | None = None
@@ -179,8 +190,9 @@ class ConnectionProtocol:
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the transport. Never raises for what the peer did."""
-        self._tick(now)
-        state = self._closing.state
+        if now > self._now:
+            self._now = now
+        state = self.state
         if state is State.CLOSED or not data:
             return
         self._last_in = self._now
@@ -189,13 +201,13 @@ class ConnectionProtocol:
             self._note_stall(late_by)
         self.stats.bytes_received += len(data)
         self._messages_in_read = False
-        if self._held_end is None and self._can_read:
+        if self._can_read:
             self._reader.receive_data(data)
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
         """The transport has ended, with the operating system's `error` where it ended badly. Idempotent."""
         self._tick(now)
-        if self._closing.state is State.CLOSED:
+        if self.state is State.CLOSED:
             return
         self._error = self._error or error
         self._release_end()
@@ -211,10 +223,24 @@ class ConnectionProtocol:
         while True:
             while events:
                 yield events.popleft()
-            if self._reading_paused and self._closing.state is State.OPEN:
+            if self._reading_paused and self.state is State.OPEN:
                 return
-            if not self._process_one():
+            if self._can_read:
+                try:
+                    frame = self._reader.next_frame()
+                    if isinstance(frame, Message):
+                        self._on_message(frame)
+                        continue
+                    if frame is not None:
+                        self._on_control(frame)
+                        continue
+                except FrameError as error:
+                    self._on_end(error)
+                    continue
+            if not self._eof_behind_data or self._held_end is not None:
                 return
+            self._eof_behind_data = False
+            self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
 
     def next_event(self) -> Event | None:
         """Return the next event, or None."""
@@ -230,20 +256,21 @@ class ConnectionProtocol:
         Raises LocalProtocolError when the connection is not open, or when a fragment's type differs from that
         of its message, or for text that is no valid Unicode; TypeError for other types.
         """
-        self._tick(now)
+        if now > self._now:
+            self._now = now
         if type(message) is PreparedMessage:
             prepared, opcode, payload = message, message.opcode, message.payload
         else:
             prepared = None
             opcode, payload = payload_of(message)  # type: ignore[arg-type]
-        if self._closing.state is not State.OPEN:
-            raise LocalProtocolError(f"cannot send a message in state {self._closing.state.name}; it must be OPEN")
+        if self.state is not State.OPEN:
+            raise LocalProtocolError(f"cannot send a message in state {self.state.name}; it must be OPEN")
         if not final or self._writer.unfinished is not None:
-            self._writer.write_fragment(opcode, payload, final=final)
+            self._write(self._writer.fragment(opcode, payload, final=final))
         elif prepared is not None:
-            self._writer.write_prepared(prepared)
+            self._write(self._writer.prepared(prepared))
         else:
-            self._writer.write_message(opcode, payload)
+            self._write(self._writer.message(opcode, payload))
         if final:
             self.stats.messages_sent += 1
         if self._idle_timeout is not None:
@@ -256,7 +283,7 @@ class ConnectionProtocol:
         That costs less than `send` and `data_to_send`, but only servers can that compress without context takeover
         or not at all, while the connection is open and there is nothing else to send.
         """
-        frame = self._writer.share(message) if self._closing.state is State.OPEN else None
+        frame = self._writer.shared(message) if self.state is State.OPEN and not self._output else None
         if frame is not None:
             self._tick(now)
             self._last_out = self._now
@@ -281,7 +308,7 @@ class ConnectionProtocol:
         self._tick(now)
         if not isinstance(message, PreparedMessage):
             message = PreparedMessage(message)
-        if self._closing.state is not State.OPEN:
+        if self.state is not State.OPEN:
             return False
         if self.is_clear and self._writer.unfinished is None:
             self.send(message, now)
@@ -319,7 +346,7 @@ class ConnectionProtocol:
         """
         self._tick(now)
         sizes: list[int] = []
-        if self._closing.state is State.OPEN and not self._writing_paused and self._writer.unfinished is None:
+        if self.state is State.OPEN and not self._writing_paused and self._writer.unfinished is None:
             while self.bytes_to_send < _BATCH and (message := self.outbox.take()) is not None:
                 sizes.append(self.send(message, now))
             self._watch_age()
@@ -332,8 +359,8 @@ class ConnectionProtocol:
         no bytes.
         """
         self._tick(now)
-        if self._closing.state is not State.OPEN:
-            raise LocalProtocolError(f"cannot ping in state {self._closing.state.name}; it must be OPEN")
+        if self.state is not State.OPEN:
+            raise LocalProtocolError(f"cannot ping in state {self.state.name}; it must be OPEN")
         if payload is None:
             payload = self._random_bytes(4)
         if not isinstance(payload, bytes):
@@ -341,7 +368,7 @@ class ConnectionProtocol:
         if len(payload) > MAX_CONTROL_PAYLOAD:
             raise LocalProtocolError(f"ping payload of {len(payload)} bytes; at most {MAX_CONTROL_PAYLOAD} are allowed")
         self._heartbeat.on_ping_sent(payload, self._now)
-        self._writer.write_control(Opcode.PING, payload)
+        self._write(self._writer.control(Opcode.PING, payload))
         return payload
 
     def close(self, code: int, reason: str, now: float, *, cause: Cause = Cause.LOCAL_CLOSE) -> None:
@@ -391,25 +418,24 @@ class ConnectionProtocol:
         if self._writing_paused:
             self._writing_paused = False
             self._heartbeat.writing_resumed(self._now)
-            if self._pending_pong is not None and self._closing.state is State.OPEN:
-                self._writer.write_control(Opcode.PONG, self._pending_pong)
+            if self._pending_pong is not None and self.state is State.OPEN:
+                self._write(self._writer.control(Opcode.PONG, self._pending_pong))
             self._pending_pong = None
             self.outbox.unstuck()
             self._watch_age()
 
     # What goes out.
 
-    @property
-    def bytes_to_send(self) -> int:
-        """Bytes that `data_to_send` would return now."""
-        return self._writer.size
-
     def data_to_send(self) -> bytes:
         """Return the bytes to send and forget them; pongs and Close frames are in it."""
-        data = self._writer.data_to_send()
-        if data:
-            self.stats.bytes_sent += len(data)
-            self._last_out = self._now
+        output = self._output
+        if not output:
+            return b""
+        data = output[0] if len(output) == 1 else b"".join(output)
+        output.clear()
+        self.bytes_to_send = 0
+        self.stats.bytes_sent += len(data)
+        self._last_out = self._now
         return data
 
     # Time.
@@ -417,12 +443,12 @@ class ConnectionProtocol:
     @property
     def next_timer(self) -> tuple[Timer, float] | None:
         """Why and when the connection wants to be woken next, in seconds on the clock of `now`; changes nothing."""
-        if self._closing.state is State.CLOSED:
+        if self.state is State.CLOSED:
             return None
         if self._held_end is not None:
             return Timer.END, self._held_at
         upcoming = self._deadlines.next()
-        if self._closing.state is State.OPEN:
+        if self.state is State.OPEN:
             beat = self._heartbeat.next_timeout()
             if beat is not None and (upcoming is None or beat < upcoming[1]):
                 upcoming = Timer.HEARTBEAT, beat
@@ -441,7 +467,7 @@ class ConnectionProtocol:
         """
         self._tick(now)
         self._release_end()
-        state = self._closing.state
+        state = self.state
         if state is State.CLOSED:
             return
         if state is State.OPEN:
@@ -458,11 +484,6 @@ class ConnectionProtocol:
                 self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
 
     # What is.
-
-    @property
-    def state(self) -> State:
-        """Where the connection stands."""
-        return self._closing.state
 
     @property
     def latency(self) -> float | None:
@@ -482,41 +503,19 @@ class ConnectionProtocol:
 
     def _restart_idle(self) -> None:
         """A message has come or gone, or can come again: the idle timeout begins anew."""
-        if self._idle_timeout is not None and not self._reading_paused and self._closing.state is State.OPEN:
+        if self._idle_timeout is not None and not self._reading_paused and self.state is State.OPEN:
             self._deadlines.set(Timer.IDLE, self._now + self._idle_timeout)
 
-    @property
-    def _can_read(self) -> bool:
-        return self._closing.state is State.OPEN or self._closing.state is State.CLOSE_SENT
-
-    def _process_one(self) -> bool:
-        """Read one frame, or the end of the transport behind the last; False when there is nothing to read."""
-        if self._held_end is not None:
-            return False
-        if self._can_read:
-            try:
-                frame = self._reader.next_frame()
-                if isinstance(frame, Message):
-                    self._on_message(frame)
-                    return True
-                if frame is not None:
-                    self._on_control(frame)
-                    return True
-            except FrameError as error:
-                self._on_end(error)
-                return True
-        if self._eof_behind_data:
-            self._eof_behind_data = False
-            self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
-            return True
-        return False
+    def _write(self, frame: bytes) -> None:
+        self._output.append(frame)
+        self.bytes_to_send += len(frame)
 
     def _on_message(self, message: Message) -> None:
         """Take a message, or one frame of it."""
         wire_size = self._reader.wire_size
         if self._frame_size.on_frame_end(wire_size, fin=message.final):
             self._events.append(FrameSizeWarning(wire_size))
-        if self._closing.state is not State.OPEN:
+        if self.state is not State.OPEN:
             self.stats.messages_discarded += message.final
             return
         self.stats.messages_received += message.final
@@ -537,8 +536,9 @@ class ConnectionProtocol:
 
     def _on_end(self, end: CloseFrame | FrameError) -> None:
         """Take what ends the connection, but let the application answer the messages before it first."""
+        self._can_read = False
         self._held_end, self._held_at = end, self._now
-        if not (self._messages_in_read and self._closing.state is State.OPEN):
+        if not (self._messages_in_read and self.state is State.OPEN):
             self._release_end()
 
     def _release_end(self) -> None:
@@ -552,13 +552,13 @@ class ConnectionProtocol:
             self._end(Input.PEER_CLOSE, end, Cause.PEER_CLOSE, Initiator.PEER)
 
     def _answer_ping(self, payload: bytes) -> None:
-        if self._closing.state is not State.OPEN:
+        if self.state is not State.OPEN:
             return  # after a Close frame nothing more may be sent (RFC 6455, section 5.5.1)
         if self._writing_paused:
             # Only the latest ping needs an answer (RFC 6455, section 5.5.3), so a flood costs no memory.
             self._pending_pong = payload
         else:
-            self._writer.write_control(Opcode.PONG, payload)
+            self._write(self._writer.control(Opcode.PONG, payload))
 
     def _note_stall(self, late_by: float) -> None:
         self.stats.stalls += 1
@@ -569,14 +569,14 @@ class ConnectionProtocol:
         if beat.late_by:
             self._note_stall(beat.late_by)
         if beat.ping is not None:
-            self._writer.write_control(Opcode.PING, beat.ping)
+            self._write(self._writer.control(Opcode.PING, beat.ping))
             self._events.append(HeartbeatPinged(beat.missed))
         if beat.dead:
             self._end(Input.GIVE_UP, CloseFrame(Cause.HEARTBEAT.code, "connection timeout"), Cause.HEARTBEAT)
 
     def _watch_age(self) -> None:
         """Keep the deadline of what waits where the outbox has it."""
-        late_at = self.outbox.late_at if self._closing.state is State.OPEN else None
+        late_at = self.outbox.late_at if self.state is State.OPEN else None
         if late_at == self._late_at:
             return  # setting it again would put off the verdict
         self._late_at = late_at
@@ -592,7 +592,7 @@ class ConnectionProtocol:
         self, event: Input, frame: CloseFrame | None, cause: Cause, initiator: Initiator = Initiator.LOCAL
     ) -> None:
         """Take an input that ends the connection; the first one gives the cause and the frame to send."""
-        if self._closing.state is State.OPEN:
+        if self.state is State.OPEN:
             self._cause, self._initiator = cause, initiator
             self._deadlines.clear(Timer.IDLE)
             if self.outbox.line:
@@ -608,8 +608,10 @@ class ConnectionProtocol:
         self.outbox.drop()
 
     def _act(self, event: Input, frame: CloseFrame | None = None) -> None:
-        phase = self._closing.state
-        for action in self._closing.on(event):
+        phase = self.state
+        actions = self._closing.on(event)
+        self.state = self._closing.state
+        for action in actions:
             if action is Action.SEND_CLOSE:
                 assert frame is not None  # every input that sends a Close frame comes with it
                 self._send_close(frame)
@@ -624,9 +626,10 @@ class ConnectionProtocol:
         self._close_sent = frame
         no_status = frame.code == CloseCode.NO_STATUS_RCVD
         payload = b"" if no_status else frame.code.to_bytes(2, "big") + frame.reason.encode()
-        self._writer.write_control(Opcode.CLOSE, payload)
+        self._write(self._writer.control(Opcode.CLOSE, payload))
 
     def _finish(self, phase: State) -> None:
+        self._can_read = False
         self.transport_action = TransportAction.ABORT
         self.close_info = CloseInfo(
             cause=self._cause,

@@ -22,7 +22,17 @@ class FrameReader:
     inflater, stats: if compression was agreed on; where messages are counted then.
     """
 
-    __slots__ = ("_data", "_engine", "_frame_size", "_handed_back", "_mask_bit", "_position", "_stats", "wire_size")
+    __slots__ = (
+        "_data",
+        "_engine",
+        "_frame_size",
+        "_handed_back",
+        "_is_with_engine",
+        "_mask_bit",
+        "_position",
+        "_stats",
+        "wire_size",
+    )
 
     def __init__(
         self,
@@ -39,6 +49,7 @@ class FrameReader:
         # Bytes that the engine has not been given: whole messages in one short frame are read without it.
         self._data = b""
         self._position = 0
+        self._is_with_engine = False  # what arrives goes on what the engine has
         self._handed_back = False
         self.wire_size = 0
         """Payload bytes on the wire of the data frame that `next_frame` returned last."""
@@ -48,11 +59,10 @@ class FrameReader:
         self._handed_back = False
         if self._data:
             self._hand_over()
+        if self._is_with_engine:
             self._engine.receive_data(data)
-        elif self._engine.is_between_messages:
-            self._data = data
         else:
-            self._engine.receive_data(data)
+            self._data = data
 
     def next_frame(self) -> Message | ControlFrame | None:
         """Return the next whole frame, None where bytes are missing.
@@ -65,6 +75,8 @@ class FrameReader:
                 return message
             # Everything else, and every verdict, is the engine's.
             self._hand_over()
+        if not self._is_with_engine:
+            return None
         frame = self._engine.next_frame()
         if isinstance(frame, Message):
             self.wire_size = self._engine.wire_size
@@ -72,9 +84,11 @@ class FrameReader:
                 # At most once a read, so that nothing is copied again and again.
                 self._data = self._engine.take_unread()
                 self._handed_back = bool(self._data)
+        self._is_with_engine = not self._engine.is_between_messages
         return frame
 
     def _hand_over(self) -> None:
+        self._is_with_engine = True
         self._engine.receive_data(self._data[self._position :])
         self._data = b""
         self._position = 0
