@@ -1,4 +1,4 @@
-"""Frames as a peer writes them, and readers of them."""
+"""Frames as a peer writes them, readers of them, and what no Close frame may say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import struct
 import zlib
 from collections.abc import Iterable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -21,6 +21,11 @@ from wsconnkit.protocol.wsprotoreader import WsprotoReader
 MASK = b"\x9a\x00\xff\x31"
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 DEFAULT_LIMITS = FrameLimits()
+# Codes that may not be sent, and those that are not of the type of a code although they compare like one.
+NO_CODES: list[Any] = [0, -1, 999, 1004, 1005, 1006, 1015, 2999, 5000, 1 << 64]
+NO_CODES += [1000.0, 1000.5, float("nan"), "1000", b"\x03\xe8", None, True, [1000]]
+NO_REASONS: list[Any] = [None, b"bye", 5, 1.5, ["bye"], bytearray(b"bye")]
+
 UNLIMITED = FrameLimits(max_frame_size=None, max_message_size=None, warn_threshold=None, max_fragments=None)
 
 

@@ -14,9 +14,18 @@ from wsproto.events import BytesMessage, Ping, Pong, TextMessage
 
 from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame
-from wsconnkit.protocol.frames import FrameError, Opcode, apply_mask, encode_frame, parse_close
+from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.protocol.frames import (
+    FrameError,
+    Opcode,
+    apply_mask,
+    check_close,
+    close_payload,
+    encode_frame,
+    parse_close,
+)
 
-from .reading import PING, PONG, deflated, naive_mask, wire
+from .reading import NO_CODES, NO_REASONS, PING, PONG, deflated, naive_mask, wire
 
 opcodes = st.sampled_from(list(Opcode))
 masks = st.none() | st.binary(min_size=4, max_size=4)
@@ -147,3 +156,35 @@ def test_a_close_reason_that_is_no_utf8_is_invalid_data(reason: bytes) -> None:
     with pytest.raises(FrameError, match=r"no UTF-8") as caught:
         parse_close(b"\x03\xe8" + reason)
     assert (caught.value.code, caught.value.cause) == (CloseCode.INVALID_DATA, Cause.INVALID_DATA)
+
+
+# What may be said in a Close frame.
+
+
+@pytest.mark.parametrize("code", NO_CODES)
+def test_check_close_refuses_a_code_whatever_the_reason(code: object) -> None:
+    for reason in ("", "bye", None):
+        with pytest.raises(LocalProtocolError) as caught:
+            check_close(code, reason)
+        assert str(caught.value) == (
+            f"close code {code!r} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+        )
+
+
+@pytest.mark.parametrize("reason", NO_REASONS)
+def test_check_close_refuses_a_reason_that_is_no_str(reason: object) -> None:
+    with pytest.raises(LocalProtocolError) as caught:
+        check_close(1000, reason)
+    assert str(caught.value) == f"close reason is of type {type(reason).__name__}; it must be str"
+
+
+@pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999, CloseCode.GOING_AWAY])
+@pytest.mark.parametrize("reason", ["", "bye", "a\udcffb", "é" * 300])
+def test_check_close_takes_whatever_can_be_sent(code: int, reason: str) -> None:
+    check_close(code, reason)
+
+
+@pytest.mark.parametrize("frame", [CloseFrame(1000, ""), CloseFrame(4999, "à bientôt"), CloseFrame(1005, "")])
+def test_what_a_close_frame_says_is_read_as_it_was_written(frame: CloseFrame) -> None:
+    assert parse_close(close_payload(frame)) == frame
+    assert len(close_payload(frame)) == (0 if frame.code == 1005 else 2 + len(frame.reason.encode()))

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from wsconnkit.machines.closecodes import CloseCode, may_send
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame
+from wsconnkit.protocol.errors import LocalProtocolError
 
 
 class Role(Enum):
@@ -62,6 +63,23 @@ def parse_close(payload: bytes) -> CloseFrame:
         raise FrameError(
             CloseCode.INVALID_DATA, Cause.INVALID_DATA, "Close frame with a reason that is no UTF-8"
         ) from None
+
+
+def check_close(code: object, reason: object) -> None:
+    """Raise LocalProtocolError when `code` or `reason` may not be sent (RFC 6455, section 7.4)."""
+    if not (isinstance(code, int) and may_send(code)):
+        raise LocalProtocolError(
+            f"close code {code!r} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
+        )
+    if not isinstance(reason, str):
+        raise LocalProtocolError(f"close reason is of type {type(reason).__name__}; it must be str")
+
+
+def close_payload(frame: CloseFrame) -> bytes:
+    """Return the payload of a Close frame, as `parse_close` reads it."""
+    if frame.code == CloseCode.NO_STATUS_RCVD:
+        return b""
+    return frame.code.to_bytes(2, "big") + frame.reason.encode()
 
 
 def encode_frame(
