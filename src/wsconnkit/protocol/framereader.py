@@ -27,9 +27,11 @@ class FrameReader:
         "_engine",
         "_frame_size",
         "_handed_back",
+        "_inflater",
         "_is_with_engine",
         "_mask_bit",
         "_position",
+        "_role",
         "_stats",
         "wire_size",
     )
@@ -42,13 +44,15 @@ class FrameReader:
         inflater: Inflater | None = None,
         stats: DirectionStats | None = None,
     ) -> None:
-        self._engine = WsprotoReader(role, frame_size, inflater=inflater, stats=stats)
+        self._role = role
         self._frame_size = frame_size
+        self._inflater = inflater
         self._stats = stats
         self._mask_bit = 0 if role is Role.CLIENT else 0x80
         # Bytes that the engine has not been given: whole messages in one short frame are read without it.
         self._data = b""
         self._position = 0
+        self._engine: WsprotoReader | None = None  # until it is needed
         self._is_with_engine = False  # what arrives goes on what the engine has
         self._handed_back = False
         self.wire_size = 0
@@ -60,6 +64,7 @@ class FrameReader:
         if self._data:
             self._hand_over()
         if self._is_with_engine:
+            assert self._engine is not None
             self._engine.receive_data(data)
         else:
             self._data = data
@@ -77,17 +82,21 @@ class FrameReader:
             self._hand_over()
         if not self._is_with_engine:
             return None
-        frame = self._engine.next_frame()
+        engine = self._engine
+        assert engine is not None
+        frame = engine.next_frame()
         if isinstance(frame, Message):
-            self.wire_size = self._engine.wire_size
+            self.wire_size = engine.wire_size
             if frame.final and not self._handed_back:
                 # At most once a read, so that nothing is copied again and again.
-                self._data = self._engine.take_unread()
+                self._data = engine.take_unread()
                 self._handed_back = bool(self._data)
-        self._is_with_engine = not self._engine.is_between_messages
+        self._is_with_engine = not engine.is_between_messages
         return frame
 
     def _hand_over(self) -> None:
+        if self._engine is None:
+            self._engine = WsprotoReader(self._role, self._frame_size, inflater=self._inflater, stats=self._stats)
         self._is_with_engine = True
         self._engine.receive_data(self._data[self._position :])
         self._data = b""

@@ -37,8 +37,8 @@ class WsprotoReader:
         self._messages = MessageDecoder()
         self._inbound = _Inbound(frame_size, self._messages, inflater, stats)
         self._decoder = FrameDecoder(role is Role.CLIENT, [self._inbound])
-        self._text = StringIO()
-        self._binary = bytearray()
+        self._text: StringIO | None = None
+        self._binary: bytearray | None = None
         self.wire_size = 0
         """Payload bytes on the wire of the data frame that `next_frame` returned last."""
 
@@ -94,21 +94,31 @@ class WsprotoReader:
         return FrameError(code, _CAUSES.get(code, Cause.PROTOCOL_ERROR), message)
 
     def _keep(self, part: str | bytes | tuple[int, str]) -> None:
+        """Keep a part of a frame until its last."""
         if isinstance(part, str):
+            if self._text is None:
+                self._text = StringIO()
             self._text.write(part)
         else:
             assert isinstance(part, bytes)  # only a Close frame of wsproto's own is a tuple
+            if self._binary is None:
+                self._binary = bytearray()
             self._binary += part
 
     def _joined(self, last: str | bytes | tuple[int, str]) -> str | bytes:
-        self._keep(last)
+        """Return what was kept of a frame with its last part behind it."""
         if isinstance(last, str):
-            text = self._text.getvalue()
-            self._text = StringIO()
-            return text
-        binary = bytes(self._binary)
-        self._binary.clear()
-        return binary
+            if self._text is None:
+                return last
+            text, self._text = self._text, None
+            text.write(last)
+            return text.getvalue()
+        assert isinstance(last, bytes)
+        if self._binary is None:
+            return last
+        binary, self._binary = self._binary, None
+        binary += last
+        return bytes(binary)
 
 
 class _Inbound(Extension):
