@@ -17,7 +17,7 @@ from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import ConnectionProtocol, Timer, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import (
     ClientClosed,
@@ -50,6 +50,7 @@ from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.stats import ConnectionStats
+from wsconnkit.protocol.timers import Timer
 from wsconnkit.protocol.upgrade import Agreement, HTTPRequest, UpgradeRequest, agree, check_upgrade, refusal
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates

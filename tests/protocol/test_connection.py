@@ -17,8 +17,8 @@ from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import READ_GRACE, HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, Timer, TransportAction, check_close
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import (
@@ -31,7 +31,10 @@ from wsconnkit.protocol.events import (
     PingReceived,
     PongReceived,
 )
-from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.frames import Role, check_close
+from wsconnkit.protocol.timers import Timer
+
+from .reading import NO_CODES, NO_REASONS
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 SILENT = ConnectionConfig(heartbeat=None)
@@ -274,11 +277,6 @@ def close_with(code: Any, reason: Any = "") -> Callable[[ConnectionProtocol], No
     return lambda connection: connection.close(code, reason, 1.0)
 
 
-# Codes that may not be sent, and those that are not of the type of a code although they compare like one.
-NO_CODES: list[Any] = [0, -1, 999, 1004, 1005, 1006, 1015, 2999, 5000, 1 << 64]
-NO_CODES += [1000.0, 1000.5, float("nan"), "1000", b"\x03\xe8", None, True, [1000]]
-NO_REASONS: list[Any] = [None, b"bye", 5, 1.5, ["bye"], bytearray(b"bye")]
-
 NOT_OPEN = {"CLOSE_SENT": closing_sent, "CLOSE_EXCHANGED": exchanged, "FAILING": failing, "CLOSED": closed}
 MISUSES: list[tuple[Callable[[ConnectionProtocol], None], Callable[[ConnectionProtocol], object], str]] = [
     *((before, lambda c: c.send("x", 1.0), f"state {name}") for name, before in NOT_OPEN.items()),
@@ -326,23 +324,6 @@ def test_misuse_raises_and_changes_nothing(
         misuse(connection)
     assert seen() == expected
     assert list(connection.events()) == []
-
-
-@pytest.mark.parametrize("code", NO_CODES)
-def test_check_close_refuses_a_code_whatever_the_reason(code: object) -> None:
-    for reason in ("", "bye", None):
-        with pytest.raises(LocalProtocolError) as caught:
-            check_close(code, reason)
-        assert str(caught.value) == (
-            f"close code {code!r} cannot be sent; allowed are 1000 to 1003, 1007 to 1014 and 3000 to 4999"
-        )
-
-
-@pytest.mark.parametrize("reason", NO_REASONS)
-def test_check_close_refuses_a_reason_that_is_no_str(reason: object) -> None:
-    with pytest.raises(LocalProtocolError) as caught:
-        check_close(1000, reason)
-    assert str(caught.value) == f"close reason is of type {type(reason).__name__}; it must be str"
 
 
 @pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999, CloseCode.GOING_AWAY])
@@ -907,6 +888,40 @@ def test_there_is_no_heartbeat_while_closing() -> None:
     connection.handle_timeout(40.0)
     assert list(connection.events()) == []
     assert taken(connection) == [Sent(CLOSE, b"\x03\xe8")]
+
+
+# What the peer does not take; the rest of it is in test_sendingside.
+
+
+@both_roles
+def test_a_peer_that_takes_nothing_for_too_long_is_closed(role: Role) -> None:
+    connection = opened(role)
+    connection.writing_paused(1.0)
+    assert connection.next_timer == (Timer.UNSENT, 31.0)
+    assert wake(connection) == wake(connection) == []
+    assert taken(connection) == [Sent(CLOSE, close_payload(1013, "nothing was read for too long"))]
+    info = eof(connection, 33.0)
+    assert (info.cause, info.initiator, info.phase) == (Cause.SLOW_CONSUMER, Initiator.LOCAL, State.CLOSE_SENT)
+
+
+def test_a_message_that_waits_for_too_long_may_be_dropped_and_all_goes_on() -> None:
+    connection = opened(
+        config=ConnectionConfig(heartbeat=None, queue=QueueConfig(slow_consumer=SlowConsumer.DROP_NEWEST))
+    )
+    connection.writing_paused(1.0)
+    assert connection.send_nowait("waits", 2.0)
+    assert wake(connection) == wake(connection) == []
+    assert (stands(connection), connection.next_timer) == ((State.OPEN, TransportAction.OPEN), None)
+    assert (connection.stats.messages_dropped, taken(connection)) == (1, [])
+
+
+def test_what_waits_when_the_connection_closes_is_dropped() -> None:
+    connection = opened()
+    connection.writing_paused(0.0)
+    assert connection.send_nowait("waits", 0.0)
+    connection.close(1000, "", 0.0)
+    assert taken(connection) == [Sent(CLOSE, close_payload(1000))]
+    assert connection.stats.messages_dropped == 1
 
 
 # Idleness.

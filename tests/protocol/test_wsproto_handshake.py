@@ -6,11 +6,10 @@ import pytest
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, Event, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
-from wsproto.frame_protocol import Opcode
 from wsproto.handshake import server_extensions_handshake
 from wsproto.utilities import RemoteProtocolError
 
-from wsconnkit.protocol.frames import encode_frame
+from wsconnkit.protocol.frames import Opcode, encode_frame
 
 HEAD = (
     "GET /ws HTTP/{version}\r\n"

@@ -91,7 +91,16 @@ class FrameSizeStats:
 class FrameSize:
     """Follows the frames of one direction of one connection against `limits`."""
 
-    __slots__ = ("_fragments", "_max_fragments", "_max_frame", "_max_message", "_message_size", "_warn_from", "stats")
+    __slots__ = (
+        "_fragments",
+        "_max_fragments",
+        "_max_frame",
+        "_max_message",
+        "_message_size",
+        "_warn_from",
+        "largest_message",
+        "stats",
+    )
 
     def __init__(self, limits: FrameLimits) -> None:
         self._max_frame = maxsize if limits.max_frame_size is None else limits.max_frame_size
@@ -100,12 +109,9 @@ class FrameSize:
         self._warn_from = maxsize if limits.warn_threshold is None else limits.warn_threshold
         self._message_size = 0
         self._fragments = 0
-        self.stats = FrameSizeStats()
-
-    @property
-    def largest_message(self) -> int:
+        self.largest_message = min(self._max_frame, self._max_message)
         """Bytes that a message in a single frame may have."""
-        return min(self._max_frame, self._max_message)
+        self.stats = FrameSizeStats()
 
     @property
     def remaining(self) -> int:

@@ -15,9 +15,9 @@ from wsconnkit.managed.draining import DrainRun
 from wsconnkit.managed.guard import Guard
 from wsconnkit.managed.runtime import Alarm, Event, Runtime, TaskCancelled
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import ConnectionProtocol, check_close
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import LocalProtocolError, tells_only_of
-from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.frames import Role, check_close
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest, agree
 from wsconnkit.service.drain import DrainReport

@@ -10,11 +10,12 @@ from wsconnkit.managed.runtime import Future, Runtime
 from wsconnkit.managed.senders import Senders
 from wsconnkit.managed.transport import Transport
 from wsconnkit.protocol.config import QueueConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, Timer, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
 from wsconnkit.protocol.errors import ConcurrencyError, connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.prepared import Content, PreparedMessage
+from wsconnkit.protocol.timers import Timer
 
 _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""

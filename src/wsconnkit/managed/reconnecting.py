@@ -13,8 +13,8 @@ from wsconnkit.managed.client import Connecting
 from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled
 from wsconnkit.protocol.closeinfo import Cause
-from wsconnkit.protocol.connection import check_close
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
+from wsconnkit.protocol.frames import check_close
 from wsconnkit.service.backlog import Backlog, BacklogConfig
 from wsconnkit.service.connectoptions import check_type
 

@@ -12,7 +12,7 @@ from wsconnkit.protocol.prepared import PreparedMessage
 
 
 class FrameWriter:
-    """Turns what one side of a connection sends into bytes; the counterpart of `FrameReader`.
+    """Turns what one side of a connection sends into frames; the counterpart of `FrameReader`.
 
     deflater: compresses messages; None sends all as they are.
     stats: where messages are counted.
@@ -22,11 +22,9 @@ class FrameWriter:
     __slots__ = (
         "_deflater",
         "_is_client",
-        "_output",
         "_random_bytes",
         "_stats",
         "_unfinished_size",
-        "size",
         "unfinished",
     )
 
@@ -37,58 +35,39 @@ class FrameWriter:
         self._deflater = deflater
         self._stats = stats
         self._random_bytes = random_bytes
-        self._output: list[bytes] = []
         self._unfinished_size = 0
         self.unfinished: Opcode | None = None
         """The type of a message whose last fragment is still to come, so that no other message can."""
-        self.size = 0
-        """Bytes that `data_to_send` would return now."""
 
-    def data_to_send(self) -> bytes:
-        """Return the bytes to send and forget them."""
-        output = self._output
-        if not output:
-            return b""
-        data = output[0] if len(output) == 1 else b"".join(output)
-        output.clear()
-        self.size = 0
-        return data
-
-    def write_message(self, opcode: Opcode, payload: bytes) -> None:
-        """Write a whole message in one frame."""
+    def message(self, opcode: Opcode, payload: bytes) -> bytes:
+        """Return the frame of a whole message."""
         size = len(payload)
         compressed = None
         if self._deflater is not None and self._deflater.wants(size):
             compressed = self._deflater.compress(payload)
+        mask = self._random_bytes(4) if self._is_client else None
         if compressed is None:
             self._stats.on_uncompressed(size)
-            self._write(opcode, payload)
-        else:
-            self._stats.on_compressed(before=size, after=len(compressed))
-            self._write(opcode, compressed, compressed=True)
+            return encode_frame(opcode, payload, mask=mask)
+        self._stats.on_compressed(before=size, after=len(compressed))
+        return encode_frame(opcode, compressed, compressed=True, mask=mask)
 
-    def write_prepared(self, message: PreparedMessage) -> None:
-        """Write a whole message that other connections may send too."""
+    def prepared(self, message: PreparedMessage) -> bytes:
+        """Return the frame of a whole message that other connections may send too."""
         deflated = self._deflate(message)
         if self._can_share:
-            frame = message.frame(deflated)
-            self._output.append(frame)
-            self.size += len(frame)
-        else:
-            payload = message.payload if deflated is None else deflated
-            self._write(message.opcode, payload, compressed=deflated is not None)
+            return message.frame(deflated)
+        payload = message.payload if deflated is None else deflated
+        return self._encode(message.opcode, payload, compressed=deflated is not None)
 
-    def share(self, message: PreparedMessage) -> bytes | None:
-        """Return the frame of a message in place of writing it; None where it depends on this connection.
-
-        Nothing else may be there to send.
-        """
-        if self._output or self.unfinished is not None or not self._can_share:
+    def shared(self, message: PreparedMessage) -> bytes | None:
+        """Return the frame of a message where it is the same for other connections, else None, counting nothing."""
+        if self.unfinished is not None or not self._can_share:
             return None
         return message.frame(self._deflate(message))
 
-    def write_fragment(self, opcode: Opcode, payload: bytes, *, final: bool) -> None:
-        """Write a fragment; it and those up to the final one are one message, never compressed (RFC 6455, section 5.4).
+    def fragment(self, opcode: Opcode, payload: bytes, *, final: bool) -> bytes:
+        """Return a fragment; those up to the final one are one message, never compressed (RFC 6455, section 5.4).
 
         Raises LocalProtocolError for an opcode that is not that of the message.
         """
@@ -105,11 +84,11 @@ class FrameWriter:
         if final:
             self._stats.on_uncompressed(self._unfinished_size)
             self._unfinished_size = 0
-        self._write(frame_opcode, payload, fin=final)
+        return self._encode(frame_opcode, payload, fin=final)
 
-    def write_control(self, opcode: Opcode, payload: bytes) -> None:
-        """Write a control frame, which may come between the fragments of a message."""
-        self._write(opcode, payload)
+    def control(self, opcode: Opcode, payload: bytes) -> bytes:
+        """Return a control frame, which may come between the fragments of a message."""
+        return self._encode(opcode, payload)
 
     @property
     def _can_share(self) -> bool:
@@ -126,8 +105,6 @@ class FrameWriter:
             self._stats.on_compressed(before=message.size, after=len(deflated))
         return deflated
 
-    def _write(self, opcode: Opcode, payload: bytes, *, fin: bool = True, compressed: bool = False) -> None:
+    def _encode(self, opcode: Opcode, payload: bytes, *, fin: bool = True, compressed: bool = False) -> bytes:
         mask = self._random_bytes(4) if self._is_client else None
-        frame = encode_frame(opcode, payload, fin=fin, compressed=compressed, mask=mask)
-        self._output.append(frame)
-        self.size += len(frame)
+        return encode_frame(opcode, payload, fin=fin, compressed=compressed, mask=mask)

@@ -20,7 +20,7 @@ from typing import Generic, NamedTuple, TypeVar
 
 from wsconnkit.machines.closecodes import CloseCode
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
-from wsconnkit.protocol.connection import check_close
+from wsconnkit.protocol.frames import check_close
 
 C = TypeVar("C", bound=Hashable)
 

@@ -14,12 +14,13 @@ from wsconnkit.machines.closing import State
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import ConnectionProtocol, Timer
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import Closed, Message, PongReceived
 from wsconnkit.protocol.frames import Opcode, Role, encode_frame
 from wsconnkit.protocol.outbox import OVERHEAD
+from wsconnkit.protocol.timers import Timer
 
 BLOCK, OLDEST, NEWEST, CLOSE = SlowConsumer
 DROPPING = (OLDEST, NEWEST)
@@ -84,6 +85,17 @@ def wake(connection: ConnectionProtocol, at: float) -> None:
     connection.handle_timeout(at)
     assert connection.next_timeout() == at + READ_GRACE
     connection.handle_timeout(at + READ_GRACE)
+
+
+def test_nothing_is_sent_once_the_connection_closes() -> None:
+    connection = server()
+    connection.close(1000, "", 0.0)
+    with pytest.raises(LocalProtocolError, match="in state CLOSE_SENT"):
+        connection.send("late", 0.0)
+    assert not connection.send_nowait("late", 0.0)
+    connection.receive_data(encode_frame(Opcode.PING, b"late", mask=MASK), 0.0)
+    list(connection.events())
+    assert received(connection) == ["close 1000"]
 
 
 # In line.
