@@ -80,7 +80,7 @@ async def _secure(stream: trio.abc.Stream, context: ssl_module.SSLContext, host:
     try:
         await secured.do_handshake()
     except trio.BrokenResourceError as error:
-        if isinstance(error.__cause__, ssl_module.SSLEOFError):
+        if os_error(error) is None:
             raise ConnectionResetError("the connection ended during the TLS handshake") from None
         raise
     return secured

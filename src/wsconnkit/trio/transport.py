@@ -16,6 +16,9 @@ if sys.version_info < (3, 11):
 MAX_READ = 64 * 1024
 """Bytes that are read at once."""
 
+_TLS_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
+"""How TLS tells that the bytes beneath it have ended; which it is depends on the versions of Python and OpenSSL."""
+
 T = TypeVar("T")
 
 
@@ -109,4 +112,4 @@ def os_error(error: trio.BrokenResourceError) -> OSError | None:
     """Return what the operating system said of a stream that broke, None for an end without an error."""
     cause = error.__cause__
     # A peer that ends TLS without saying so is common, and ends the connection as any other end does.
-    return cause if isinstance(cause, OSError) and not isinstance(cause, ssl.SSLEOFError) else None
+    return cause if isinstance(cause, OSError) and not isinstance(cause, _TLS_ENDS) else None
