@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-COMMAND = [sys.executable, "-W", "error", "-m", "wsconnkit"]
+COMMAND = [sys.executable, "-W", "error", "-X", "utf8", "-m", "wsconnkit"]
 LIMIT = 30.0
 OURS = re.compile(
     r"SUPABASE_|JWT_|WEBSOCKET_|PING_|PONG_|MAX_|COMPRESSION_|FRAME_|IDLE_|CLOSE_|RATE_|ALLOWED_|TRUSTED_|DRAIN_|LOG_"
-    r"|FORCE_COLOR|NO_COLOR|TERM$"
+    r"|FORCE_COLOR|NO_COLOR|TERM$|PYTHON"
 )
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -33,9 +33,9 @@ def command() -> list[str]:
 
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
-    """Variables for a command that must not be led by those of whoever runs the tests."""
+    """Variables for a command that must not be led by those of whoever runs the tests, nor its Python."""
     variables = {name: value for name, value in os.environ.items() if not OURS.match(name)}
-    return {**variables, "PYTHONUTF8": "1", "TERM": "xterm"}
+    return {**variables, "TERM": "xterm"}
 
 
 @pytest.fixture

@@ -192,7 +192,10 @@ class TwoConnections(RuleBasedStateMachine):
             assert end.inbox._unfinished_bytes <= MAX_MESSAGE
 
     def is_settled(self, end: Endpoint) -> bool:
-        return end.state is State.CLOSED or (end.state is State.OPEN and self.other(end).messages == self.sent[end])
+        other = self.other(end)
+        if end.state is State.CLOSED:
+            return other.state is State.CLOSED  # which may still be on the way to it
+        return end.state is State.OPEN and other.messages == self.sent[end]
 
     def teardown(self) -> None:
         if not hasattr(self, "pair"):

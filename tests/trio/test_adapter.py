@@ -8,6 +8,7 @@ import ssl
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import pytest
@@ -698,6 +699,53 @@ def test_it_connects_through_a_proxy(
                     assert await ws.recv() == "through"
                 assert info(ws).clean
                 assert proxy.asked == [b"127.0.0.1:%d" % server.sockets[0].getsockname()[1]]
+
+    run(main)
+
+
+@pytest.mark.parametrize("said", [b"", b"\x15\x03\x03\x00\x02\x01\x00"], ids=["eof", "close_notify"])
+@pytest.mark.parametrize(
+    ("proxy_tls", "at_proxy"), [(None, False), (False, False), (True, False), (True, True)], ids=str
+)
+def test_an_end_within_any_tls_handshake_is_the_same(
+    run: Run, tls: ssl.SSLContext, trusting: ssl.SSLContext, said: bytes, proxy_tls: bool | None, at_proxy: bool
+) -> None:
+    async def hang_up(stream: trio.abc.Stream) -> None:
+        await stream.receive_some()
+        if said:
+            await stream.send_all(said)
+        await stream.aclose()
+
+    async def main() -> None:
+        async with serving_proxy(Proxy(), tls if proxy_tls else None) as url, trio.open_nursery() as nursery:
+            listeners = await nursery.start(partial(trio.serve_tcp, hang_up, 0, host="127.0.0.1"))
+            there = f"127.0.0.1:{listeners[0].socket.getsockname()[1]}"
+            with pytest.raises(ConnectionResetError, match=r"^the connection ended during the TLS handshake$"):
+                async with connect(
+                    f"wss://{there}/",
+                    proxy=f"https://{there}" if at_proxy else None if proxy_tls is None else url,
+                    proxy_ssl=trusting,
+                    ssl=trusting,
+                ):
+                    raise AssertionError
+            nursery.cancel_scope.cancel()
+
+    run(main)
+
+
+@pytest.mark.parametrize("error", [ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError])
+def test_whatever_python_and_openssl_call_such_an_end(run: Run, error: type[ssl.SSLError]) -> None:
+    class Ended(ssl.SSLObject):
+        def do_handshake(self) -> None:
+            raise error(1, "which of them depends on their versions")
+
+    async def main() -> None:
+        context = ssl.create_default_context()
+        context.sslobject_class = Ended
+        stream = trio.testing.memory_stream_pair()[0]
+        with pytest.raises(ConnectionResetError, match=r"^the connection ended during the TLS handshake$"):
+            async with connect("wss://test.invalid/", ssl=context, stream=stream):
+                raise AssertionError
 
     run(main)
 
