@@ -123,8 +123,9 @@ class Transport(asyncio.Protocol):
     def set_write_buffer_limits(self, high: int) -> None:
         """Pause the protocol when more than `high` bytes are unwritten; resume it when all have left."""
         self._high_water = high
-        # That it resumes only when all is written tells the core that a ping has left.
-        self._transport.set_write_buffer_limits(high=high, low=0)
+        if not self._transport.is_closing():  # where uvloop would raise
+            # That it resumes only when all is written tells the core that a ping has left.
+            self._transport.set_write_buffer_limits(high=high, low=0)
 
     def write(self, data: bytes) -> None:
         """Write `data` behind what was written before."""
