@@ -1,12 +1,16 @@
-"""The echo server that the conformance suite tests: `python tests/conformance/server.py PORT`."""
+"""The echo server that the conformance suite tests: `python tests/conformance/server.py [asyncio | trio] PORT`."""
 
 from __future__ import annotations
 
 import asyncio
 import sys
+from typing import Any
 
+import trio
+
+import wsconnkit.asyncio
+import wsconnkit.trio
 from wsconnkit import CompressionConfig, ConnectionConfig, FrameLimits
-from wsconnkit.asyncio import Connection, serve
 
 # What the suite sends: messages of 16 MiB in up to 65,536 fragments and an empty last one, and any deflate parameters.
 CONFIG = ConnectionConfig(
@@ -17,16 +21,19 @@ CONFIG = ConnectionConfig(
 )
 
 
-async def echo(ws: Connection) -> None:
+async def echo(ws: Any) -> None:
     async for message in ws:
         await ws.send(message)
 
 
-async def main(port: int) -> None:
-    async with serve(echo, "127.0.0.1", port, config=CONFIG) as server:
+async def main(adapter: Any, port: int) -> None:
+    async with adapter.serve(echo, "127.0.0.1", port, config=CONFIG) as server:
         print("ready", flush=True)
         await server.serve_forever()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(int(sys.argv[1])))
+    if sys.argv[1] == "trio":
+        trio.run(main, wsconnkit.trio, int(sys.argv[2]))
+    else:
+        asyncio.run(main(wsconnkit.asyncio, int(sys.argv[2])))
