@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from wsconnkit.machines.closing import State
+from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, Initiator
 from wsconnkit.protocol.errors import ConnectionClosedError, ConnectionClosedOK, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
+from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.service.router import Request, RequestRouter
 
 from .driver import Driver
 from .raw import BRIEF, MASK, Arrivals, echo, info, pair, raw_client
@@ -296,5 +299,50 @@ def test_callbacks_of_the_application_stand_in_nobodys_way(driver: Driver) -> No
             await driver.until(lambda: not len(server.connections))
             await driver.until(lambda: len(called) == 3)
         assert called == ["first", "second", "late"]
+
+    driver.run(main)
+
+
+# What came with an end is answered before it, if that takes no more than some turns of the loop.
+
+
+def close_frame(code: int = 1000) -> bytes:
+    return encode_frame(Opcode.CLOSE, code.to_bytes(2, "big"), mask=MASK)
+
+
+@pytest.mark.parametrize("attempt", range(5))
+def test_a_request_is_answered_that_comes_in_one_segment_with_a_close(driver: Driver, attempt: int) -> None:
+    router = RequestRouter()
+
+    @router.default
+    async def answer(request: Request) -> str:
+        return "done"
+
+    async def main() -> None:
+        async with driver.serve(router, config=BRIEF) as server, raw_client(driver, server) as client:
+            request = b'{"type": "request", "requestId": "r1", "payload": {}}'
+            await client.wire.send(encode_frame(Opcode.TEXT, request, mask=MASK) + close_frame())
+            first, *others = await client.read_all()
+            assert (first.opcode, b'"done"' in first.payload) == (Opcode.TEXT, True)
+            assert [frame.opcode for frame in others] == [Opcode.CLOSE]
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("attempt", range(5))
+@pytest.mark.parametrize("end", [close_frame(), b"\xff\x80" + MASK], ids=["close", "error"])
+def test_a_message_is_answered_that_comes_with_the_upgrade_and_an_end(driver: Driver, attempt: int, end: bytes) -> None:
+    async def main() -> None:
+        async with driver.serve(echo, config=BRIEF) as server:
+            wire = await driver.dial(server)
+            handshake = ClientHandshake(parse_uri("ws://127.0.0.1/"), BRIEF, now=0.0)
+            message = encode_frame(Opcode.TEXT, b"early", mask=MASK)
+            await wire.send(handshake.data_to_send() + message + end)
+            data = b""
+            while chunk := await wire.receive():
+                data += chunk
+            assert b" 101 " in data
+            assert b"\x81\x05early" in data
+            await wire.close()
 
     driver.run(main)

@@ -23,30 +23,40 @@ Start = Callable[..., object]
 class Future:
     """What one task awaits and another one brings, as asyncio's."""
 
-    __slots__ = ("_brought", "_outcome")
+    __slots__ = ("_is_done", "_outcome", "_waiting")
 
     def __init__(self) -> None:
-        self._brought = trio.Event()
+        self._is_done = False
         self._outcome: Any = None
+        self._waiting: trio.lowlevel.Task | None = None
 
     def done(self) -> bool:
         """It was brought, or the task that awaited it was cancelled."""
-        return self._brought.is_set()
+        return self._is_done
 
     def set_result(self, outcome: Any, /) -> None:
         """Bring it; not when it is done."""
         self._outcome = outcome
-        self._brought.set()
+        self._is_done = True
+        if self._waiting is not None:
+            trio.lowlevel.reschedule(self._waiting)
+            self._waiting = None
 
     def __await__(self) -> Generator[Any, Any, Any]:
         return self._wait().__await__()
 
     async def _wait(self) -> Any:
-        try:
-            await self._brought.wait()
-        finally:
-            self._brought.set()  # where the wait was cancelled
+        if self._is_done:
+            await trio.lowlevel.checkpoint()
+        else:
+            self._waiting = trio.lowlevel.current_task()
+            await trio.lowlevel.wait_task_rescheduled(self._on_cancelled)
         return self._outcome
+
+    def _on_cancelled(self, raise_cancel: object) -> trio.lowlevel.Abort:
+        self._is_done = True
+        self._waiting = None
+        return trio.lowlevel.Abort.SUCCEEDED
 
 
 class Alarm:
@@ -136,6 +146,7 @@ class Runtime:
     now = staticmethod(trio.current_time)
     future = Future
     event = trio.Event
+    sleep = staticmethod(trio.sleep)
 
     def __init__(self, nursery: trio.Nursery | None = None) -> None:
         self.nursery = nursery
@@ -176,10 +187,6 @@ class Runtime:
             if others is None:
                 raise
             raise others from None
-
-    async def sleep(self, seconds: float) -> None:
-        """Let `seconds` pass; 0 lets others have their turn."""
-        await trio.sleep(seconds)
 
     async def wait(self, event: Event, seconds: float = inf, *, shield: bool = False) -> bool:
         """Wait for an event, at most so many seconds; tell whether it is set."""

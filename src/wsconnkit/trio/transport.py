@@ -124,12 +124,13 @@ class Transport:
             self._buffer.clear()
             for start in range(0, len(data), _CHUNK):
                 chunk = data[start : start + _CHUNK]
-                with trio.CancelScope(deadline=self._write_deadline) as scope:
+                if self._write_deadline == inf:
                     await self._stream.send_all(chunk)
-                if scope.cancelled_caught:
-                    self._error = TimeoutError("the peer does not read")
+                elif not await self._send_in_time(chunk):
                     return False
-                self._on_written(len(chunk))
+                self._size -= len(chunk)
+                if self._is_full:
+                    self._protocol.writing_progressed()
         elif self._is_full:
             self._is_full = False
             self._protocol.resume_writing()
@@ -142,13 +143,16 @@ class Transport:
             await self._writer.park()
         return True
 
-    def _on_written(self, size: int) -> None:
-        self._size -= size
-        self._due -= size
+    async def _send_in_time(self, chunk: memoryview) -> bool:
+        with trio.CancelScope(deadline=self._write_deadline) as scope:
+            await self._stream.send_all(chunk)
+        if scope.cancelled_caught:
+            self._error = TimeoutError("the peer does not read")
+            return False
+        self._due -= len(chunk)
         if self._due <= 0:
             self._write_deadline = inf
-        if self._is_full:
-            self._protocol.writing_progressed()
+        return True
 
     async def _end_writing(self, quiet: float) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
