@@ -17,6 +17,11 @@ _CHUNK = 64 * 1024
 """Bytes that are written at once; after each the protocol is told that the peer has taken them."""
 _TLS_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
 """How TLS tells that the bytes beneath it have ended; which it is depends on the versions of Python and OpenSSL."""
+_TURNS = 3
+"""Times that others have their turn after a read, so that an application has answered what came before the next.
+
+A read is a turn by itself; to receive a message and to answer it takes more.
+"""
 _LINGER = 0.1
 """Seconds that a released transport may take to write what it still holds."""
 
@@ -93,6 +98,8 @@ class Transport:
                 self._last_read = trio.current_time()
                 if data:
                     self._protocol.data_received(bytes(data))
+                    for _ in range(_TURNS):
+                        await trio.lowlevel.checkpoint()
                 else:
                     self._eof_received = True
                     self._protocol.eof_received()
@@ -174,7 +181,9 @@ class Transport:
         self._high_water = high
 
     def write(self, data: bytes) -> None:
-        """Write `data` behind what was written before."""
+        """Write `data` behind what was written before; nothing after `release` or `abort`."""
+        if self._is_closing:
+            return
         self._buffer.append(data)
         self._size += len(data)
         self._writer.unpark_all()
@@ -206,9 +215,12 @@ class Transport:
         self._writer.unpark_all()
 
     def abort(self) -> None:
-        """End at once."""
-        self._is_closing = True
-        self._writing.cancel()
+        """End at once, but for a handshake that was not written yet: the peer is to know that it had a connection."""
+        if self._due > 0 and not self._is_closing:
+            self.release()
+        else:
+            self._is_closing = True
+            self._writing.cancel()
 
     def is_closing(self) -> bool:
         """It has ended, or is about to."""
