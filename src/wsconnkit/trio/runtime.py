@@ -62,14 +62,15 @@ class Future:
 class Alarm:
     """Calls `ring` at a deadline; one that moves later costs nothing until the old one has passed.
 
-    It rings also where what is around is cancelled; whoever made it cancels it then.
+    shield: it rings also where what is around is cancelled; whoever made it cancels it then.
     """
 
-    __slots__ = ("_ring", "_scope", "_start")
+    __slots__ = ("_ring", "_scope", "_shield", "_start")
 
-    def __init__(self, start: Start, ring: Callable[[], None]) -> None:
+    def __init__(self, start: Start, ring: Callable[[], None], *, shield: bool) -> None:
         self._start = start
         self._ring = ring
+        self._shield = shield
         self._scope: trio.CancelScope | None = None
 
     def set(self, deadline: float | None) -> None:
@@ -77,7 +78,7 @@ class Alarm:
         if deadline is None:
             return
         if self._scope is None:
-            self._scope = trio.CancelScope(deadline=deadline, shield=True)
+            self._scope = trio.CancelScope(deadline=deadline, shield=self._shield)
             self._start(self._wait, self._scope)
         elif deadline < self._scope.deadline:
             self._scope.deadline = deadline
@@ -155,8 +156,11 @@ class Runtime:
         self._start: Start = trio.lowlevel.spawn_system_task if nursery is None else nursery.start_soon
 
     def alarm(self, ring: Callable[[], None]) -> Alarm:
-        """Return an alarm, which goes on where the nursery is cancelled: who made it cancels it."""
-        return Alarm(self._start, ring)
+        """Return an alarm, which goes on where the nursery is cancelled: who made it cancels it.
+
+        As a system task it ends with the loop, which else would wait for it.
+        """
+        return Alarm(self._start, ring, shield=self.nursery is not None)
 
     def start(
         self,
