@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, TypeVar
@@ -137,10 +138,15 @@ class Task:
     def _meaning_of(self, error: asyncio.CancelledError) -> BaseException:
         if self._is_late and not self._is_cancelled:
             return TaskTimeout()
-        # Else somebody else may have cancelled the task, which Python 3.10 cannot tell; or the function raises it, who
-        # has awaited something that was cancelled.
-        cancelling = getattr(self._task, "cancelling", lambda: 0)
-        return TaskCancelled() if self._is_cancelled or cancelling() else error
+        if self._is_cancelled:
+            return TaskCancelled()
+        if sys.version_info < (3, 11):
+            return error  # nobody can tell whether somebody else has cancelled the task
+        if self._task.cancelling():
+            return TaskCancelled()
+        mistake = RuntimeError("the task awaited something that was cancelled, and has not caught that")
+        mistake.__cause__ = error
+        return mistake
 
     def _end(self, outcome: Any) -> None:
         if self._timer is not None:
