@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -301,6 +302,11 @@ def test_adapters_leave_the_protocol_to_the_core() -> None:
 @pytest.mark.parametrize("adapter", ADAPTERS)
 def test_an_adapter_has_the_same_eight_rooms_on_each_event_loop(adapter: str) -> None:
     assert [path.relative_to(PACKAGE / adapter).with_suffix("").as_posix() for path in files_of([adapter])] == ROOMS
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_what_takes_the_connection_of_the_package_takes_those_of_every_event_loop(adapter: str) -> None:
+    assert issubclass(import_module(f"wsconnkit.{adapter}").Connection, wsconnkit.Connection)
 
 
 def test_each_file_of_an_adapter_has_less_than_300_lines() -> None:
