@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,12 @@ import pytest
 from wsconnkit import Settings
 from wsconnkit.machines.closing import TRANSITIONS, Action, Input, State, Transition
 
+from . import test_floors as floors
+
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "closing_diagram.py"
 PAGE = ROOT / "docs" / "closing.md"
+ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -99,6 +103,54 @@ def test_the_check_tells_a_page_that_was_edited_or_is_missing_and_leaves_it_alon
 def test_the_check_tells_a_table_that_was_changed(script: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(TRANSITIONS, (State.OPEN, Input.TIMEOUT), Transition(State.CLOSED, (Action.END,)))
     assert script.main(["--check"]) == 1
+
+
+def reachable(graph: dict[str, set[str]]) -> set[tuple[str, str]]:
+    """Return the pairs of which the second can be reached from the first."""
+    pairs = {(source, target) for source, targets in graph.items() for target in targets}
+    while more := {(a, d) for a, b in pairs for c, d in pairs if b == c} - pairs:
+        pairs |= more
+    return pairs
+
+
+def test_the_picture_of_the_house_has_each_floor_and_each_import_between_them() -> None:
+    (drawing,) = re.findall(r"^flowchart TB\n(.+?)^```", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    names = {node: name for node, _, name in re.findall(r'(\w+)\["(\d) · (\w+)"\]', drawing)}
+    parts = {name: floors.FRONT_DOOR if name == "wsconnkit" else name for name in names.values()}
+    drawn: dict[str, set[str]] = {}
+    for source, target in re.findall(r"^ +(\w+)(?:\[.+?\])? --> (\w+)", drawing, re.MULTILINE):
+        drawn.setdefault(parts[names[source]], set()).add(parts[names[target]])
+    real: dict[str, set[str]] = {}
+    for module, imported in floors.import_graph().items():
+        real.setdefault(floors.part_of(module), set()).update(map(floors.part_of, imported))
+    for part, imports in real.items():
+        imports.discard(part)
+    assert reachable(drawn) == reachable(real)
+    numbers = {parts[name]: int(number) for _, number, name in re.findall(r'(\w+)\["(\d) · (\w+)"\]', drawing)}
+    assert numbers == floors.FLOORS
+
+
+def test_the_table_of_the_house_has_each_floor() -> None:
+    rows = re.findall(r"^\| (\d) \| (.+?) \|", ARCHITECTURE, re.MULTILINE)
+    listed = {part: int(number) for number, parts in rows for part in re.findall(r"`(\w+)`", parts)}
+    assert listed == {part or "wsconnkit": number for part, number in floors.FLOORS.items()}
+
+
+def test_the_table_of_the_rooms_has_each_room() -> None:
+    rooms = re.findall(r"^\| `(\w+)\.py` \|", ARCHITECTURE, re.MULTILINE)
+    assert sorted(rooms) == floors.ROOMS
+
+
+def test_the_flows_through_the_house_name_what_there_is() -> None:
+    diagrams = re.findall(r"^sequenceDiagram\n(.+?)^```", ARCHITECTURE, re.MULTILINE | re.DOTALL)
+    assert len(diagrams) == 4
+    for diagram in diagrams:
+        classes: dict[str, type] = {}
+        for alias, name, path in re.findall(r"participant (\w+) as (\w+)<br/>(\S+)\.py", diagram):
+            classes[alias] = getattr(import_module(f"wsconnkit.{path.replace('/', '.')}"), name)
+        calls = re.findall(r"^ +\w+->>(\w+): (\w+)\(", diagram, re.MULTILINE)
+        assert len(calls) == diagram.count("->>") - diagram.count("-->>")
+        assert [call for call in calls if not hasattr(classes[call[0]], call[1])] == []
 
 
 def test_the_table_of_settings_has_every_variable_with_its_default() -> None:

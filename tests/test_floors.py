@@ -1,4 +1,4 @@
-"""The house has five floors, and arrows between them only point down; read from the imports, not from what runs."""
+"""The house has nine floors, and arrows between them only point down; read from the imports, not from what runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import ast
 import json
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -19,23 +20,29 @@ FLOORS = {
     "machines": 1,
     "protocol": 2,
     "service": 3,
-    # What adapters share and the core may not do.
+    # What the managed floor needs and the core may not do.
     "environment": 3,
     "observe": 4,
-    "testing": 4,
-    "asyncio": 4,
-    "trio": 4,
+    "managed": 4,
+    "asyncio": 5,
+    "trio": 5,
+    "testing": 6,
     # The package itself shows what is below it to its users, of which the command is one.
-    FRONT_DOOR: 5,
-    "cli": 6,
-    "__main__": 7,
+    FRONT_DOOR: 7,
+    "cli": 8,
+    "__main__": 9,
 }
 CORE = ["machines", "protocol", "service"]
 ADAPTERS = ["asyncio", "trio"]
+ROOMS = ["__init__", "client", "connection", "connector", "context", "runtime", "server", "transport"]
 
 # Time, randomness and I/O come in as arguments.
 NOT_IN_THE_CORE = ["time", "datetime", "random", "asyncio", "trio", "socket", "urllib.request"]
 EVENT_LOOPS = {"asyncio", "trio"}
+# Clocks and randomness are allowed there: somebody has to bring them to the core.
+NOT_IN_MANAGED = [*EVENT_LOOPS, "uvloop", "socket", "wsproto"]
+# What takes a cancellation, of either event loop.
+CANCELLATIONS = {"BaseException", "BaseExceptionGroup", "CancelledError", "Cancelled"}
 OPTIONAL = {
     "click",
     "cryptography",
@@ -102,6 +109,78 @@ def offences(parts: Iterable[str], forbidden: Iterable[str]) -> list[str]:
     ]
 
 
+def import_graph() -> dict[str, set[str]]:
+    """Return the modules of the package, each with those that it imports."""
+    imports = {module_name(path): imports_of(path) for path in sorted(PACKAGE.rglob("*.py"))}
+
+    def module_of(name: str) -> str:
+        while name and name not in imports:
+            name = name.rpartition(".")[0]
+        return name
+
+    return {module: {module_of(name) for name in names} - {""} for module, names in imports.items()}
+
+
+def circle_in(graph: Mapping[str, Iterable[str]]) -> list[str]:
+    """Return a way from a module back to itself, [] where there is none."""
+    visited: set[str] = set()
+    way: list[str] = []
+
+    def walk(module: str) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in visited:
+            return []
+        visited.add(module)
+        way.append(module)
+        for imported in sorted(graph.get(module, ())):
+            if circle := walk(imported):
+                return circle
+        way.pop()
+        return []
+
+    return next((circle for module in sorted(graph) if (circle := walk(module))), [])
+
+
+def takes_cancellations(source: str) -> list[int]:
+    """Return the lines in which `source` keeps a cancellation from going on: by what it catches, or by a `finally`."""
+    lines = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ExceptHandler):
+            caught = [ast.Name("BaseException")] if node.type is None else [node.type]
+        elif isinstance(node, ast.Call) and last_name(node.func) == "suppress":
+            caught = node.args
+        else:
+            caught = []
+        names = {last_name(part) for each in caught for part in ast.walk(each)}
+        if names & CANCELLATIONS:
+            assert isinstance(node, (ast.ExceptHandler, ast.Call))  # nothing else catches
+            lines.append(node.lineno)
+        for statement in getattr(node, "finalbody", []):
+            lines += ways_out(statement)
+    return sorted(set(lines))
+
+
+def last_name(node: ast.AST) -> str | None:
+    """Return `b` for `b` and for `a.b`."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def ways_out(node: ast.AST, *, in_loop: bool = False) -> list[int]:
+    """Return the lines on which a statement of a `finally` leaves it, and drops what was raised."""
+    if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda, ast.ClassDef)):
+        return []
+    if isinstance(node, ast.Return) or (isinstance(node, (ast.Break, ast.Continue)) and not in_loop):
+        return [node.lineno]
+    in_loop = in_loop or isinstance(node, (ast.For, ast.AsyncFor, ast.While))
+    return [line for child in ast.iter_child_nodes(node) for line in ways_out(child, in_loop=in_loop)]
+
+
+def long_files(parts: Iterable[str], most: int) -> dict[str, int]:
+    lines = {module_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files_of(parts)}
+    return {name: count for name, count in lines.items() if count > most}
+
+
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
@@ -148,13 +227,94 @@ def test_imports_between_floors_only_point_down() -> None:
     assert sideways_or_up == []
 
 
+def test_managed_names_no_event_loop_no_socket_and_no_protocol_library() -> None:
+    assert files_of(["managed"])
+    assert offences(["managed"], NOT_IN_MANAGED) == []
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("try: f()\nexcept: pass", [2]),
+        ("try: f()\nexcept BaseException: pass", [2]),
+        ("try: f()\nexcept BaseException as error:\n  g(error)\n  raise", [2]),
+        ("try: f()\nexcept (OSError, BaseException): pass", [2]),
+        ("try: f()\nexcept builtins.BaseException: pass", [2]),
+        ("try: f()\nexcept OSError: pass\nexcept BaseExceptionGroup: pass", [3]),
+        ("try: f()\nexcept CancelledError: pass", [2]),
+        ("try: f()\nexcept loop.Cancelled: pass", [2]),
+        ("with suppress(BaseException): f()", [1]),
+        ("with contextlib.suppress(OSError, BaseException): f()", [1]),
+        ("with other(), suppress(*[BaseException]): f()", [1]),
+        ("async def g():\n  with suppress(loop.CancelledError):\n    await f()", [2]),
+        ("def g():\n  try: f()\n  finally:\n    return", [4]),
+        ("def g():\n  try: f()\n  finally:\n    if x:\n      return 1", [5]),
+        ("for x in y:\n  try: f()\n  finally:\n    break", [4]),
+        ("while x:\n  try: f()\n  finally:\n    with z: continue", [4]),
+        ("try: f()\nexcept Exception: pass\nelse: g()\nfinally: h()", []),
+        ("try: f()\nexcept (OSError, TaskCancelled): pass", []),
+        ("with suppress(RuntimeError): raise BaseException", []),
+        ("try: f()\nfinally:\n  for x in y: break", []),
+        ("try: f()\nfinally:\n  def g(): return 1", []),
+        ("isinstance(outcome, BaseException)", []),
+    ],
+)
+def test_whatever_takes_a_cancellation_is_found(body: str, expected: list[int]) -> None:
+    assert takes_cancellations(body) == expected
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="its syntax is that of Python 3.11")
+def test_a_cancellation_taken_out_of_a_group_is_found() -> None:
+    assert takes_cancellations("try: f()\nexcept* BaseException: pass") == [2]
+
+
+def test_managed_takes_no_cancellation() -> None:
+    found = {module_name(path): takes_cancellations(path.read_text(encoding="utf-8")) for path in files_of(["managed"])}
+    assert {name: lines for name, lines in found.items() if lines} == {}
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({}, []),
+        ({"a": ["b", "c"], "b": ["c"], "c": []}, []),
+        ({"a": ["elsewhere"]}, []),
+        ({"a": ["a"]}, ["a", "a"]),
+        ({"a": ["b"], "b": ["a"]}, ["a", "b", "a"]),
+        ({"a": ["b"], "b": ["c", "d"], "c": [], "d": ["b"]}, ["b", "d", "b"]),
+        ({"a": [], "b": ["a", "c"], "c": ["d"], "d": ["a", "b"]}, ["b", "c", "d", "b"]),
+    ],
+)
+def test_a_circle_is_found_wherever_it_is(graph: dict[str, list[str]], expected: list[str]) -> None:
+    assert circle_in(graph) == expected
+
+
+def test_no_imports_go_in_a_circle_not_even_those_for_type_checking() -> None:
+    graph = import_graph()
+    assert "wsconnkit.protocol.connection" in graph["wsconnkit.managed.pump"]
+    assert " -> ".join(circle_in(graph)) == ""
+
+
 def test_adapters_leave_the_protocol_to_the_core() -> None:
     assert offences(ADAPTERS, ["wsproto"]) == []
 
 
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_an_adapter_has_the_same_eight_rooms_on_each_event_loop(adapter: str) -> None:
+    assert [path.relative_to(PACKAGE / adapter).with_suffix("").as_posix() for path in files_of([adapter])] == ROOMS
+
+
+@pytest.mark.parametrize("adapter", ADAPTERS)
+def test_what_takes_the_connection_of_the_package_takes_those_of_every_event_loop(adapter: str) -> None:
+    assert issubclass(import_module(f"wsconnkit.{adapter}").Connection, wsconnkit.Connection)
+
+
 def test_each_file_of_an_adapter_has_less_than_300_lines() -> None:
-    lines = {module_name(path): len(path.read_text(encoding="utf-8").splitlines()) for path in files_of(ADAPTERS)}
-    assert {name: count for name, count in lines.items() if count >= 300} == {}
+    assert long_files(ADAPTERS, 299) == {}
+
+
+def test_each_file_of_the_protocol_and_of_managed_has_at_most_400_lines() -> None:
+    assert long_files(["protocol", "managed"], 400) == {}
 
 
 def test_importing_the_package_imports_no_event_loop_and_no_optional_dependency() -> None:

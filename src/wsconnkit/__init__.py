@@ -1,6 +1,7 @@
 """Managed WebSocket connections: a sans-I/O core, and adapters that bind it to sockets.
 
-Everything but the adapters is importable from here; those are `wsconnkit.asyncio` and its siblings.
+Everything but the adapters is importable from here; those are `wsconnkit.asyncio` and `wsconnkit.trio`, and the
+connections of both are of a subclass of `Connection`.
 """
 
 from importlib import import_module
@@ -14,6 +15,7 @@ from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
+from wsconnkit.managed.connection import Connection
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
@@ -55,7 +57,7 @@ from wsconnkit.protocol.upgrade import Agreement, HTTPRequest, UpgradeRequest, a
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.backlog import BacklogConfig, WhenFull
-from wsconnkit.service.drain import DrainReport
+from wsconnkit.service.drain import DrainConfig, DrainReport
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.health import Health
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
@@ -95,6 +97,7 @@ __all__ = [
     "CompressionConfig",
     "CompressionStats",
     "ConcurrencyError",
+    "Connection",
     "ConnectionClosed",
     "ConnectionClosedError",
     "ConnectionClosedOK",
@@ -102,6 +105,7 @@ __all__ = [
     "ConnectionProtocol",
     "ConnectionStats",
     "Deadlines",
+    "DrainConfig",
     "DrainReport",
     "Event",
     "FrameLimits",
