@@ -55,7 +55,7 @@ from wsconnkit.protocol.upgrade import Agreement, HTTPRequest, UpgradeRequest, a
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.backlog import BacklogConfig, WhenFull
-from wsconnkit.service.drain import DrainReport
+from wsconnkit.service.drain import DrainConfig, DrainReport
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.health import Health
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
@@ -102,6 +102,7 @@ __all__ = [
     "ConnectionProtocol",
     "ConnectionStats",
     "Deadlines",
+    "DrainConfig",
     "DrainReport",
     "Event",
     "FrameLimits",
