@@ -20,6 +20,7 @@ from wsconnkit.protocol.upgrade import (
     agree,
     ask,
     check_answer,
+    check_path,
     check_request,
     check_subprotocols,
     check_upgrade,
@@ -297,6 +298,21 @@ def test_check_upgrade_needs_get(method: str) -> None:
     assert isinstance(checked, Response)
     assert (checked.status, checked.headers.get("Allow")) == (405, "GET")
     assert json.loads(checked.body) == {"error": f"the method is {method}; a WebSocket opens with GET"}
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "status"),
+    [
+        ("/ws", "/ws", None),
+        ("/ws?a=b", "/ws", None),
+        ("/other", None, None),
+        ("/other", "/ws", 404),
+        ("/w", "/ws", 404),
+    ],
+)
+def test_check_path_refuses_requests_for_another_path(target: str, path: str | None, status: int | None) -> None:
+    refused = check_path(UpgradeRequest(target, Headers(), KEY, (), ()), path)
+    assert (None if refused is None else refused.status) == status
 
 
 @pytest.mark.parametrize("http", [False, True])

@@ -11,7 +11,17 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
-from wsconnkit.service.drain import ABORT_WAIT, FAREWELL, Drain, Drained, DrainReport, Orders, Outcome
+from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.service.drain import (
+    ABORT_WAIT,
+    FAREWELL,
+    Drain,
+    DrainConfig,
+    Drained,
+    DrainReport,
+    Orders,
+    Outcome,
+)
 
 ANSWERED = CloseInfo(
     cause=Cause.DRAIN,
@@ -349,6 +359,37 @@ def test_the_report_is_one_line(numbers: tuple[int, ...], text: str) -> None:
         for _ in range(number)
     ]
     assert str(DrainReport(connections=tuple(connections), duration=3.21)) == text
+
+
+def test_without_a_word_clients_are_told_that_they_may_come_back_and_kubernetes_has_not_killed() -> None:
+    config = DrainConfig()
+    assert (config.code, config.reason) == (1012, "server shutdown")
+    assert config.window + config.grace < 30
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["window", "grace"])
+def test_a_config_has_times_that_end(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} is {value!r}; it must be a finite number of seconds, at least 0"):
+        DrainConfig(**{name: value})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"{name} is "):
+        DrainConfig().replaced(**{"window": None, "grace": None, "code": None, "reason": None, name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("code", [999, 1005, 1006, 5000])
+def test_a_config_has_a_code_that_can_be_sent(code: int) -> None:
+    with pytest.raises(LocalProtocolError):
+        DrainConfig(code=code)
+    with pytest.raises(LocalProtocolError):
+        DrainConfig().replaced(window=None, grace=None, code=code, reason=None)
+
+
+def test_what_is_given_replaces_what_was_configured() -> None:
+    config = DrainConfig(window=1.0, grace=2.0, code=4000, reason="bye")
+    assert config.replaced(window=None, grace=None, code=None, reason=None) == config
+    assert config.replaced(window=0.0, grace=0.0, code=1001, reason="") == DrainConfig(
+        window=0.0, grace=0.0, code=1001, reason=""
+    )
 
 
 def test_the_report_is_frozen() -> None:

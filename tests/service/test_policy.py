@@ -63,15 +63,25 @@ class House:
         request: UpgradeRequest | None = None,
         now: float = 0.0,
     ) -> Session | Response:
+        session = self.admit(principal, ip, request=request, now=now)
+        if isinstance(session, Session):
+            self.policy.enter(f"the connection {session.log.connection_id}", session)
+        return session
+
+    def admit(
+        self,
+        principal: Principal | None = None,
+        ip: str = "192.0.2.1",
+        *,
+        request: UpgradeRequest | None = None,
+        now: float = 0.0,
+    ) -> Session | Response:
+        """Let a visitor in, who does not enter."""
         upgrade = self.policy.receive(request or upgrade_request(), (ip, 50_000))
         if isinstance(upgrade, Response):
             return upgrade
         self._visits += 1
-        name = f"c{self._visits}"
-        session = self.policy.admit(upgrade, principal, name, now=now, wall_now=WALL + now)
-        if isinstance(session, Session):
-            self.policy.enter(f"the connection {name}", session)
-        return session
+        return self.policy.admit(upgrade, principal, f"c{self._visits}", now=now, wall_now=WALL + now)
 
     def enter(self, principal: Principal | None = None, ip: str = "192.0.2.1", *, now: float = 0.0) -> Session:
         session = self.visit(principal, ip, now=now)
@@ -464,6 +474,25 @@ def test_a_cap_has_room_again_as_soon_as_one_has_left() -> None:
     assert house.status(ADA) == 429
     house.policy.leave(sessions[0])
     assert [house.status(ADA), house.status(ADA)] == [101, 429]
+
+
+def test_who_is_admitted_has_a_place_before_the_connection_is_there() -> None:
+    house = House(AdmissionConfig(max_connections_per_user=2))
+    sessions = [house.admit(ADA), house.admit(ADA)]
+    assert all(isinstance(session, Session) for session in sessions)
+    assert refused(house.admit(ADA)).status == 429
+    assert (len(house.policy.connections), house.policy.connections.count(), house.policy.stats.opened) == (0, 2, 0)
+
+
+def test_who_is_admitted_and_does_not_come_gives_the_place_back() -> None:
+    house = House(AdmissionConfig(max_connections=1))
+    session = house.admit(ADA)
+    assert isinstance(session, Session)
+    assert refused(house.admit(ADA)).status == 503
+    for _ in range(2):
+        house.policy.leave(session)
+    assert (house.policy.connections.count(), house.policy.stats.opened) == (0, 0)
+    assert house.status(ADA) == 101
 
 
 def test_who_is_refused_by_a_cap_loses_nothing_of_the_rate() -> None:

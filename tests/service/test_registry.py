@@ -59,6 +59,45 @@ def test_a_connection_without_user_and_address_is_nobodys() -> None:
     assert len(registry) == 0
 
 
+def test_a_reserved_place_counts_and_is_nobody() -> None:
+    registry: Registry[Ws] = Registry()
+    registry.reserve("1", user="ada", ip="192.0.2.1")
+    assert (registry.count(), registry.count_user("ada"), registry.count_ip("192.0.2.1")) == (1, 1, 1)
+    assert (len(registry), list(registry), registry.get("1"), registry.by_user("ada")) == (0, [], None, ())
+
+
+def test_a_connection_takes_the_place_that_was_reserved_for_it() -> None:
+    registry: Registry[Ws] = Registry()
+    one = Ws()
+    registry.reserve("1", user="ada", ip="192.0.2.1")
+    registry.add(one, id="1", user="ada", ip="192.0.2.1")
+    assert (registry.count(), registry.count_user("ada"), registry.count_ip("192.0.2.1")) == (1, 1, 1)
+    assert (list(registry), registry.get("1"), registry.by_user("ada")) == ([one], one, (one,))
+    registry.remove("1")
+    assert (registry.count(), registry.count_user("ada"), registry.count_ip("192.0.2.1")) == (0, 0, 0)
+
+
+def test_a_reserved_place_is_given_back() -> None:
+    registry: Registry[Ws] = Registry()
+    registry.reserve("1", user="ada", ip="192.0.2.1")
+    registry.reserve("2", user=None, ip=None)
+    for id_ in ("1", "1", "2"):
+        registry.remove(id_)
+    assert (registry.count(), registry.count_user("ada"), registry.count_ip("192.0.2.1")) == (0, 0, 0)
+    registry.reserve("1", user="bob", ip=None)
+    assert registry.count() == 1
+
+
+def test_a_place_is_reserved_once() -> None:
+    registry: Registry[Ws] = Registry()
+    registry.reserve("1", user="ada", ip=None)
+    registry.add(Ws(), id="2", user="ada", ip=None)
+    for id_ in ("1", "2"):
+        with pytest.raises(ValueError, match=f"the connection '{id_}' is already registered; remove it first"):
+            registry.reserve(id_, user="bob", ip=None)
+    assert (registry.count(), registry.count_user("ada"), registry.count_user("bob")) == (2, 2, 0)
+
+
 def test_removing_twice_or_what_was_never_there_changes_nothing() -> None:
     registry: Registry[Ws] = Registry()
     registry.add(Ws(), id="1", user="ada", ip="192.0.2.1")
@@ -137,11 +176,22 @@ class RegistryAgainstModel(RuleBasedStateMachine):
         super().__init__()
         self.registry: Registry[Ws] = Registry()
         self.model: dict[str, Entry] = {}
+        self.reserved: dict[str, Entry] = {}
         self.gone: list[Ws] = []
 
     @rule(id_=st.sampled_from(IDS), user=st.none() | st.sampled_from(USERS), ip=st.none() | st.sampled_from(IPS))
+    def reserve(self, id_: str, user: str | None, ip: str | None) -> None:
+        if id_ in self.model or id_ in self.reserved:
+            with pytest.raises(ValueError, match="already registered"):
+                self.registry.reserve(id_, user=user, ip=ip)
+            return
+        self.registry.reserve(id_, user=user, ip=ip)
+        self.reserved[id_] = Entry(Ws(), user, ip)
+
+    @rule(id_=st.sampled_from(IDS), user=st.none() | st.sampled_from(USERS), ip=st.none() | st.sampled_from(IPS))
     def add(self, id_: str, user: str | None, ip: str | None) -> None:
-        entry = Entry(Ws(), user, ip)
+        entry = self.reserved.pop(id_, None) or Entry(Ws(), user, ip)
+        user, ip = entry.user, entry.ip
         if id_ in self.model:
             with pytest.raises(ValueError, match="already registered"):
                 self.registry.add(entry.connection, id=id_, user=user, ip=ip)
@@ -152,6 +202,7 @@ class RegistryAgainstModel(RuleBasedStateMachine):
     @rule(id_=st.sampled_from(IDS))
     def remove(self, id_: str) -> None:
         self.registry.remove(id_)
+        self.reserved.pop(id_, None)
         if id_ in self.model:
             self.gone.append(self.model.pop(id_).connection)
 
@@ -160,18 +211,20 @@ class RegistryAgainstModel(RuleBasedStateMachine):
         entries = list(self.model.values())
         assert list(self.registry) == [entry.connection for entry in entries]
         assert len(self.registry) == len(entries)
+        places = [*entries, *self.reserved.values()]
+        assert self.registry.count() == len(places)
         for id_ in IDS:
             entry = self.model.get(id_)
             assert self.registry.get(id_) is (None if entry is None else entry.connection)
         for user in USERS:
             theirs = tuple(entry.connection for entry in entries if entry.user == user)
             assert self.registry.by_user(user) == theirs
-            assert self.registry.count_user(user) == len(theirs)
+            assert self.registry.count_user(user) == sum(place.user == user for place in places)
         for ip in IPS:
-            assert self.registry.count_ip(ip) == sum(entry.ip == ip for entry in entries)
+            assert self.registry.count_ip(ip) == sum(place.ip == ip for place in places)
         assert all(entry.connection in self.registry for entry in entries)
         assert not any(connection in self.registry for connection in self.gone)
-        assert entries or size_of(self.registry) == 0
+        assert places or size_of(self.registry) == 0
 
 
 def test_agrees_with_a_naive_model_whatever_the_order_of_calls() -> None:

@@ -7,10 +7,12 @@ import pytest
 
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import LocalProtocolError
+from wsconnkit.protocol.http import Response
 from wsconnkit.service.admission import AdmissionConfig
+from wsconnkit.service.drain import DrainConfig
 from wsconnkit.service.policy import PendingUpgrade
 from wsconnkit.service.proxies import TrustedProxies
-from wsconnkit.service.serveoptions import ServeOptions
+from wsconnkit.service.serveoptions import ManagerOptions, ServeOptions
 from wsconnkit.service.tokens import BEARER
 
 from .kit import upgrade_request
@@ -67,6 +69,9 @@ def options(**arguments: Any) -> ServeOptions:
         {"endpoints": ("127.0.0.1", 65536)},
         {"config": 3},
         {"config": {}},
+        {"drain": 10},
+        {"drain": {"window": 10}},
+        {"drain": DrainConfig},
         {"ssl": True},
         {"ssl": "cert.pem"},
         {"ssl": ssl.create_default_context()},
@@ -137,6 +142,38 @@ def test_without_a_configuration_there_is_the_default_one() -> None:
     config = ConnectionConfig(idle_timeout=7)
     assert options(config=config, path="/ws").config is config
     assert options(config=config, path="/ws").path == "/ws"
+
+
+def test_without_a_drain_there_is_the_default_one() -> None:
+    assert options().drain == options(drain=None).drain == DrainConfig()
+    drain = DrainConfig(window=1, grace=2)
+    assert options(drain=drain).drain is drain
+
+
+def test_a_manager_has_the_same_options_but_those_of_listeners() -> None:
+    verifier: Any = Verifier()
+    made = ManagerOptions(path="/ws", authenticate=verifier, reauthenticate=True, drain=DrainConfig(window=1))
+    assert (made.path, made.subprotocols, made.drain.window) == ("/ws", (BEARER,), 1)
+    assert (ManagerOptions().path, ManagerOptions().config) == (None, ConnectionConfig())
+    with pytest.raises(ValueError, match="path is 'ws'; it must be None, or a path that starts with '/'"):
+        ManagerOptions(path="ws")
+    for name in ("handler", "port", "http", "endpoints", "metrics", "ssl", "unknown"):
+        with pytest.raises(TypeError, match=f"'{name}'"):
+            ManagerOptions(**{name: None})  # type: ignore[arg-type]
+
+
+def test_an_option_that_there_is_not_is_refused() -> None:
+    with pytest.raises(TypeError, match="'unknown'"):
+        options(unknown=None)
+
+
+def test_only_the_path_that_was_given_is_served() -> None:
+    made = options(path="/ws")
+    assert made.check_path(upgrade_request("/ws?a=b")) is None
+    refused = made.check_path(upgrade_request("/other"))
+    assert isinstance(refused, Response)
+    assert refused.status == 404
+    assert options().check_path(upgrade_request("/other")) is None
 
 
 def test_each_run_has_a_policy_of_its_own_by_the_same_rules() -> None:
