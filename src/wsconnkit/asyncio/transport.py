@@ -112,6 +112,7 @@ class Transport(asyncio.Protocol):
         self.resume_reading = transport.resume_reading
         self.call_soon = self._loop.call_soon
         self.abort = transport.abort
+        self.write_at_once = transport.write
 
     def set_protocol(self, protocol: TransportProtocol) -> None:
         """Call `protocol` from now on."""

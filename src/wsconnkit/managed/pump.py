@@ -231,7 +231,7 @@ class Pump:
         frame = self.core.send_shared(message, self._now())
         if frame is None:
             return False
-        transport.write(frame)
+        transport.write_at_once(frame)
         if self.on_sent is not None:
             self.on_sent(message.size)
         return True
@@ -242,7 +242,9 @@ class Pump:
         transport = self.transport
         if transport is not None and not self._is_released:
             data = self.core.data_to_send()
-            if data:
+            if data and not self.senders.is_full and len(data) <= self._high_water:
+                transport.write_at_once(data)
+            elif data:
                 transport.write(data)
             if self._line and not transport.is_closing():
                 self._send_waiting(transport)

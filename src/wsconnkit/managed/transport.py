@@ -50,6 +50,9 @@ class Transport(Protocol):
     def write(self, data: bytes) -> None:
         """Write `data` behind what was written before."""
 
+    def write_at_once(self, data: bytes, /) -> None:
+        """Do the same while writing is not paused, with no more than the high-water mark: that may cost less."""
+
     def get_write_buffer_size(self) -> int:
         """Return how many bytes have not left."""
 

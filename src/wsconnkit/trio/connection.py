@@ -29,7 +29,10 @@ class Connection(connection.Connection):
     send = _protected(connection.Connection.send)
     send_nowait = _protected(connection.Connection.send_nowait)
     send_if_ready = _protected(connection.Connection.send_if_ready)
+    send_unless = _protected(connection.Connection.send_unless)
+    ping = _protected(connection.Connection.ping)
     start_close = _protected(connection.Connection.start_close)
+    abort = _protected(connection.Connection.abort)
 
     @_protected
     async def recv(self) -> str | bytes:

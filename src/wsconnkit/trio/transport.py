@@ -190,6 +190,8 @@ class Transport:
         if self._size > self._high_water:
             self._fill()
 
+    write_at_once = write
+
     def get_write_buffer_size(self) -> int:
         """Return how many bytes have not left."""
         return self._size
