@@ -16,6 +16,7 @@ from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
 from wsconnkit.managed.connection import Connection
+from wsconnkit.managed.manager import Admitted
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
@@ -65,6 +66,7 @@ from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.reconnect import Opened, ReconnectEvent, Retrying, Stopped
 from wsconnkit.service.requests import RequestTimeout
 from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.serverstats import ServerStats
 
 if TYPE_CHECKING:
     from wsconnkit.observe.logs import JSONFormatter as JSONFormatter
@@ -79,6 +81,7 @@ __version__ = "0.1.0"
 __all__ = [
     "URI",
     "AdmissionConfig",
+    "Admitted",
     "Agreement",
     "AuthFailure",
     "AuthenticationError",
@@ -147,6 +150,7 @@ __all__ = [
     "Retrying",
     "Role",
     "ServerHandshake",
+    "ServerStats",
     "SlowConsumer",
     "State",
     "Stopped",
