@@ -1,12 +1,24 @@
-import asyncio
-from typing import cast
+from contextlib import suppress
+from typing import Any, cast
 
 from aiohttp import web
 
-from wsconnkit import ConnectionConfig, Headers, Response, agree, check_upgrade
+from wsconnkit import ConnectionClosed, ConnectionConfig, Headers, Response, agree, check_upgrade
 from wsconnkit.asyncio import attach
 
 config = ConnectionConfig()
+
+
+class Collector:
+    """Keeps what the client sends right behind its upgrade."""
+
+    data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None: ...
 
 
 async def websocket(request: web.Request) -> web.StreamResponse:
@@ -16,11 +28,15 @@ async def websocket(request: web.Request) -> web.StreamResponse:
         return web.Response(status=upgrade.status, headers=dict(upgrade.headers), body=upgrade.body)
     agreement = agree(upgrade, config)
     response = web.StreamResponse(status=101, headers=dict(agreement.headers))
+    early = Collector()
+    request.protocol.set_parser(cast(Any, early))
     await response.prepare(request)
-    ws = attach(cast(asyncio.Transport, request.transport), upgrade, agreement, config=config)
-    async for message in ws:
-        await ws.send(message)
-    await ws.close()
+    if request.transport is not None:  # else the client has left
+        ws = attach(request.transport, upgrade, agreement, config=config, trailing_data=early.data)
+        with suppress(ConnectionClosed):
+            async for message in ws:
+                await ws.send(message)
+        await ws.close()
     return response
 
 

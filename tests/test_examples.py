@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import secrets
@@ -9,12 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
+import jwt
 import pytest
+
+from wsconnkit.asyncio import connect
+from wsconnkit.protocol.closeinfo import CloseInfo
+from wsconnkit.protocol.errors import InvalidStatus
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -90,6 +98,38 @@ def test_the_managed_server_answers_logs_and_drains(monkeypatch: pytest.MonkeyPa
         "connection_opened",
         "connection_closed",
     ]
+
+
+def test_the_managed_aiohttp_application_answers_shows_metrics_and_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = secrets.token_hex(32)
+    monkeypatch.setenv("JWT_SECRET", secret)
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-c", source("managed_aiohttp.py", port)]
+
+    async def talk(server: subprocess.Popen[str]) -> CloseInfo | None:
+        token = jwt.encode({"sub": "alice", "exp": time.time() + 300}, secret)
+        with pytest.raises(InvalidStatus, match="401"):
+            await connect(f"ws://127.0.0.1:{port}/ws", token="no token")
+        async with connect(f"ws://127.0.0.1:{port}/ws", token=token) as ws, aiohttp.ClientSession() as session:
+            await ws.send("hello")
+            assert await ws.recv() == "alice: 'hello'"
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                assert 'wsconnkit_connections{state="open"} 1.0' in await response.text()
+            server.send_signal(signal.SIGTERM)
+            await ws.wait_closed()
+        return ws.close_info
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(server, port)
+            close_info = asyncio.run(talk(server))
+            stdout, stderr = server.communicate()
+        finally:
+            server.kill()
+    assert close_info is not None
+    assert (close_info.code, close_info.reason) == (1012, "server shutdown")
+    assert (server.returncode, stderr) == (0, "auth_failed\n")
+    assert re.fullmatch(r"drained 1 connection in \d\.\d s: 1 closed", stdout.splitlines()[-1])
 
 
 def test_the_reconnecting_client_waits_for_its_server() -> None:

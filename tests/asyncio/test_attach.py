@@ -20,7 +20,7 @@ from wsconnkit.machines.framesize import MIB, FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.deflate import CompressionConfig
-from wsconnkit.protocol.errors import ConnectionClosedError
+from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import agree, check_upgrade
@@ -43,6 +43,7 @@ class Site:
         self._tasks: set[asyncio.Task[None]] = set()
         self.connections: asyncio.Queue[Connection] = asyncio.Queue()
         self.page = b"a page of the same server"
+        self.aiohttp: aiohttp.web.Server | None = None
 
     def run(self, ws: Connection) -> None:
         self.connections.put_nowait(ws)
@@ -109,6 +110,19 @@ async def protocol_server(site: Site) -> AsyncIterator[str]:
         await server.wait_closed()
 
 
+class Early:
+    """Takes what comes right behind an upgrade, in the place of aiohttp's own reader of frames."""
+
+    def __init__(self) -> None:
+        self.data = b""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        self.data += data
+        return False, b""
+
+    def feed_eof(self) -> None: ...
+
+
 @contextlib.asynccontextmanager
 async def aiohttp_server(site: Site) -> AsyncIterator[str]:
     async def on_page(request: aiohttp.web.Request) -> aiohttp.web.StreamResponse:
@@ -121,17 +135,14 @@ async def aiohttp_server(site: Site) -> AsyncIterator[str]:
             return aiohttp.web.Response(status=checked.status, headers=dict(checked.headers), body=checked.body)
         agreement = agree(checked, CONFIG, subprotocols=["chat"], headers={"X-Served-By": "another server"})
         response = aiohttp.web.StreamResponse(status=101, headers=dict(agreement.headers))
-        response.force_close()
+        early = Early()
+        request.protocol.set_parser(cast(Any, early))
         await response.prepare(request)
         transport = request.transport
         assert transport is not None
-        ws = attach(transport, checked, agreement, config=CONFIG)
+        ws = attach(transport, checked, agreement, config=CONFIG, trailing_data=early.data)
         site.connections.put_nowait(ws)
-        try:
-            await site.serve(ws)
-        finally:
-            # aiohttp waits to be told that its connection is gone, as its protocol no longer is.
-            request.protocol.connection_lost(None)
+        await site.serve(ws)
         return response
 
     app = aiohttp.web.Application()
@@ -141,6 +152,8 @@ async def aiohttp_server(site: Site) -> AsyncIterator[str]:
     await runner.setup()
     try:
         await aiohttp.web.TCPSite(runner, "127.0.0.1", 0).start()
+        assert runner.server is not None
+        site.aiohttp = runner.server
         yield f"127.0.0.1:{runner.addresses[0][1]}"
     finally:
         await runner.cleanup()
@@ -268,14 +281,15 @@ def test_the_other_server_still_serves_its_pages(run: Run, server_of: ServerOf) 
     run(main())
 
 
+@embedding
 @pytest.mark.parametrize("split", [None, 1, 7])
-def test_frames_behind_the_request_arrive(run: Run, split: int | None) -> None:
+def test_frames_behind_the_request_arrive(run: Run, server_of: ServerOf, split: int | None) -> None:
     """Some in the same read as the request, and the last one perhaps only in part."""
     messages: list[str | bytes] = ["first", b"second", "x" * 300]
 
     async def main() -> None:
         site = Site(echo)
-        async with protocol_server(site) as address:
+        async with server_of(site) as address:
             host, _, port = address.partition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             data = b"".join(
@@ -297,10 +311,11 @@ def test_frames_behind_the_request_arrive(run: Run, split: int | None) -> None:
     run(main())
 
 
-def test_a_ping_and_a_close_behind_the_request_are_answered(run: Run) -> None:
+@embedding
+def test_a_ping_and_a_close_behind_the_request_are_answered(run: Run, server_of: ServerOf) -> None:
     async def main() -> None:
         site = Site(hold)
-        async with protocol_server(site) as address:
+        async with server_of(site) as address:
             host, _, port = address.partition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             ping, close = encode_frame(Opcode.PING, b"early", mask=MASK), encode_frame(Opcode.CLOSE, b"", mask=MASK)
@@ -315,10 +330,11 @@ def test_a_ping_and_a_close_behind_the_request_are_answered(run: Run) -> None:
     run(main())
 
 
-def test_what_breaks_the_protocol_behind_the_request_is_told(run: Run) -> None:
+@embedding
+def test_what_breaks_the_protocol_behind_the_request_is_told(run: Run, server_of: ServerOf) -> None:
     async def main() -> None:
         site = Site(hold)
-        async with protocol_server(site) as address:
+        async with server_of(site) as address:
             host, _, port = address.partition(":")
             reader, writer = await asyncio.open_connection(host, int(port))
             writer.write(upgrade_request(address) + encode_frame(Opcode.TEXT, b"not masked"))
@@ -329,6 +345,63 @@ def test_what_breaks_the_protocol_behind_the_request_is_told(run: Run) -> None:
             ws = await site.connections.get()
             await ws.wait_closed()
             assert (info(ws).code, info(ws).cause) == (1002, Cause.PROTOCOL_ERROR)
+
+    run(main())
+
+
+def test_of_200_connections_nothing_is_left_in_aiohttp(run: Run) -> None:
+    """Some end with a closing handshake, some without, and some are ended by the handler."""
+
+    async def main() -> None:
+        async def handler(ws: Connection) -> None:
+            with contextlib.suppress(ConnectionClosed):
+                if await ws.recv() == "close":
+                    return
+                await ws.wait_closed()
+
+        async def client(number: int) -> None:
+            async with connect(f"ws://{address}/ws", config=CONFIG) as ws:
+                await ws.send("close" if number % 3 == 0 else "stay")
+                if number % 3 == 0:
+                    await ws.wait_closed()
+                elif number % 3 == 1:
+                    ws.abort()
+
+        site = Site(handler)
+        async with aiohttp_server(site) as address:
+            assert site.aiohttp is not None
+            for start in range(0, 200, 50):
+                await asyncio.gather(*(client(number) for number in range(start, start + 50)))
+            connections = [site.connections.get_nowait() for _ in range(200)]
+            await asyncio.gather(*(ws.wait_closed() for ws in connections))
+            while site.aiohttp.connections:
+                await asyncio.sleep(0)
+            began = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - began < 5  # where it waits for one, it takes a minute
+
+    run(main())
+
+
+def test_the_protocol_that_had_the_transport_is_told_of_its_end_once_and_with_its_error(run: Run) -> None:
+    async def main() -> None:
+        told: list[Exception | None] = []
+
+        class Other(HttpProtocol):
+            def connection_lost(self, exc: Exception | None) -> None:
+                assert site.connections.get_nowait().close_info is not None  # ours was told before
+                told.append(exc)
+
+        site = Site(hold)
+        server = await asyncio.get_running_loop().create_server(lambda: Other(site), "127.0.0.1", 0)
+        address = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        async with connect(f"ws://{address}/ws", config=CONFIG):
+            assert told == []
+        await site.wait_for_handlers()
+        while not told:
+            await asyncio.sleep(0)
+        server.close()
+        await server.wait_closed()
+        assert told == [None]
 
     run(main())
 

@@ -13,6 +13,7 @@ from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.serverstats import ServerStats
 from wsconnkit.service.session import Session
+from wsconnkit.testing.runtime import Runtime
 
 from ..service.kit import logged, upgrade_request
 
@@ -35,7 +36,7 @@ def connection(core: ConnectionProtocol | None = None, principal: Principal | No
             wall_now=0.0,
         )
     core = core or ConnectionProtocol(Role.SERVER, config, now=0.0)
-    return Connection(core, request, agree(request, config), session)
+    return Connection(Runtime(), core, config, request, agree(request, config), session)
 
 
 def end(core: ConnectionProtocol) -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import selectors
 
-from wsconnkit.testing.link import VirtualClock
+from wsconnkit.testing.clock import VirtualClock
 
 _SETTLE = 0.001
 """Real seconds that the kernel is given to carry bytes over loopback before time moves on."""

@@ -12,7 +12,6 @@ A link never loses or reorders bytes, as TCP does not; it delays them, stops, ta
 from __future__ import annotations
 
 import random
-from collections import deque
 
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
@@ -23,72 +22,8 @@ from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.uri import parse_uri
-
-
-class VirtualClock:
-    """A monotonic clock in seconds that moves when told to."""
-
-    def __init__(self, now: float = 0.0) -> None:
-        self.now = now
-
-    def advance(self, seconds: float) -> None:
-        """Move on by `seconds`, which cannot be negative (ValueError)."""
-        if seconds < 0:
-            raise ValueError(f"cannot advance by {seconds!r} seconds; time does not go back")
-        self.now += seconds
-
-
-class Pipe:
-    """One direction of a link: bytes in order, each chunk there `latency` seconds after it was written.
-
-    capacity: bytes that may be under way; what is beyond waits at the sender. None: any number.
-    """
-
-    def __init__(self, latency: float = 0.0, capacity: int | None = None) -> None:
-        self.latency = latency
-        self.capacity = capacity
-        self.stopped = False
-        """While True nothing arrives; what is written waits."""
-        self._chunks: deque[tuple[float, bytes]] = deque()
-        self._eof_at: float | None = None
-        self.in_flight = 0
-
-    def write(self, data: bytes, now: float) -> int:
-        """Take as many bytes of `data` as there is room for and return their number."""
-        room = len(data) if self.capacity is None else max(0, min(len(data), self.capacity - self.in_flight))
-        if room:
-            self._chunks.append((now + self.latency, data[:room]))
-            self.in_flight += room
-        return room
-
-    def write_eof(self, now: float) -> None:
-        """End this direction behind what was written."""
-        if self._eof_at is None:
-            self._eof_at = now + self.latency
-
-    def read(self, now: float, limit: int | None = None) -> bytes:
-        """Return the bytes that have arrived, at most `limit`."""
-        parts: list[bytes] = []
-        size = 0
-        while self._chunks and not self.stopped and self._chunks[0][0] <= now and (limit is None or size < limit):
-            at, chunk = self._chunks.popleft()
-            if limit is not None and len(chunk) > limit - size:
-                self._chunks.appendleft((at, chunk[limit - size :]))
-                chunk = chunk[: limit - size]
-            parts.append(chunk)
-            size += len(chunk)
-        self.in_flight -= size
-        return b"".join(parts)
-
-    def at_eof(self, now: float) -> bool:
-        """Tell whether everything was read and the end has arrived."""
-        return self._eof_at is not None and not self.stopped and not self._chunks and self._eof_at <= now
-
-    def next_arrival(self) -> float | None:
-        """Return when the next bytes, or the end, will be there; None when nothing is under way."""
-        if self.stopped:
-            return None
-        return self._chunks[0][0] if self._chunks else self._eof_at
+from wsconnkit.testing.clock import VirtualClock
+from wsconnkit.testing.pipe import Pipe
 
 
 class Endpoint:
