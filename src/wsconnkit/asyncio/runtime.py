@@ -179,6 +179,10 @@ class Runtime:
         self.now: Callable[[], float] = loop.time
         self.future: Callable[[], asyncio.Future[Any]] = loop.create_future
 
+    def is_running(self) -> bool:
+        """It is the event loop that runs here and now."""
+        return asyncio.get_running_loop() is self.loop
+
     def event(self) -> Event:
         """Return a new event."""
         return Event(self.loop)

@@ -159,7 +159,10 @@ class Manager(ABC, Generic[C]):
         """Return an upgrade that was admitted, or the response that refuses it.
 
         request: from `check_upgrade`. remote_address: the peer's, as the socket has it.
+        Raises RuntimeError in another event loop than the first that has used it.
         """
+        if not self.runtime.is_running():
+            raise RuntimeError("the manager was used in another event loop, to which it belongs; make one for each")
         refused = self._options.check_path(request)
         if refused is not None:
             self.policy.on_handshake_response(refused, remote_address)
@@ -273,7 +276,10 @@ class Manager(ABC, Generic[C]):
             deflate=agreement.deflate,
             trailing_data=trailing_data,
         )
-        return self.enter(runtime, core, upgrade, agreement, session)
+        ws = self.enter(runtime, core, upgrade, agreement, session)
+        if self.is_draining:  # by now
+            self._say_farewell(ws)
+        return ws
 
     def end(self, ws: C, outcome: Any) -> None:
         """Begin to close a connection whose handler has ended, with what it returned or raised."""

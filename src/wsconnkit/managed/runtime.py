@@ -69,6 +69,9 @@ class Runtime(Protocol):
     sends_per_turn: int
     """Messages sent after which others have their turn: many on asyncio, 1 on trio, where each call is a checkpoint."""
 
+    def is_running(self) -> bool:
+        """It is the event loop that runs here and now."""
+
     def now(self) -> float:
         """Return the time in seconds on the loop's clock."""
 

@@ -294,6 +294,10 @@ class Runtime:
 
     # What the rest of the package asks for.
 
+    def is_running(self) -> bool:
+        """It is the event loop that runs here and now, of which there is one."""
+        return True
+
     def now(self) -> float:
         """Return the virtual time in seconds."""
         return self.clock.now

@@ -155,6 +155,10 @@ class Runtime:
         self._token = trio.lowlevel.current_trio_token()
         self._start: Start = trio.lowlevel.spawn_system_task if nursery is None else nursery.start_soon
 
+    def is_running(self) -> bool:
+        """It is the event loop that runs here and now."""
+        return trio.lowlevel.current_trio_token() is self._token
+
     def alarm(self, ring: Callable[[], None]) -> Alarm:
         """Return an alarm, which goes on where the nursery is cancelled: who made it cancels it.
 
