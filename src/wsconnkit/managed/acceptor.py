@@ -70,7 +70,7 @@ class Acceptor(Generic[C]):
         self.site = site
         self.on_connection = on_connection
         self._on_change = on_change
-        self._pending: set[PendingHandshake[C]] = set()
+        self._pending: dict[PendingHandshake[C], None] = {}  # in the order in which they came
         self._is_closed = False
 
     def __len__(self) -> int:
@@ -94,13 +94,13 @@ class Acceptor(Generic[C]):
     def add(self, pending: PendingHandshake[C]) -> None:
         """A handshake has begun; safe to repeat."""
         if pending not in self._pending:
-            self._pending.add(pending)
+            self._pending[pending] = None
             if self._is_closed:
                 pending.dismiss()
 
     def discard(self, pending: PendingHandshake[C]) -> None:
         """A handshake is over."""
-        self._pending.discard(pending)
+        self._pending.pop(pending, None)
         self._on_change()
 
 

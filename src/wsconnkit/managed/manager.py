@@ -109,8 +109,8 @@ class Manager(ABC, Generic[C]):
         """Who may come in, who is there, what has happened."""
         self._runtime: Runtime | None = None
         self._authentication: Authentication | None = None
-        self._open: set[C] = set()
-        """Connections whose transports have not ended."""
+        self._open: dict[C, None] = {}
+        """Connections whose transports have not ended, in the order in which they came."""
         self._farewell: tuple[int, str, Cause] = (int(Cause.LOCAL_CLOSE.code), "", Cause.LOCAL_CLOSE)
         self._is_closing = False
         self._changed: Event | None = None
@@ -260,7 +260,7 @@ class Manager(ABC, Generic[C]):
         self.policy.enter(ws, session)
         session.log.opened(upgrade.remote_address, upgrade.ip, upgrade.request.path)
         guard = Guard(self.runtime, ws, session, self.authentication, timeout=self.config.handshake.timeout)
-        self._open.add(ws)
+        self._open[ws] = None
         ws.call_when_closed(partial(self._on_closed, session, guard))
         ws.call_when_gone(partial(self._on_gone, ws))
         return ws
@@ -343,7 +343,7 @@ class Manager(ABC, Generic[C]):
         self.policy.leave(session)
 
     def _on_gone(self, ws: C) -> None:
-        self._open.discard(ws)
+        self._open.pop(ws, None)
         self._notify()
 
     def _say_farewell(self, ws: C) -> None:
