@@ -382,7 +382,7 @@ def test_of_200_connections_nothing_is_left_in_aiohttp(run: Run) -> None:
     run(main())
 
 
-def test_the_protocol_that_had_the_transport_is_told_of_its_end_once_and_with_its_error(run: Run) -> None:
+def test_the_protocol_that_had_the_transport_is_told_of_its_end_once(run: Run) -> None:
     async def main() -> None:
         told: list[Exception | None] = []
 
