@@ -109,7 +109,8 @@ def test_what_arrives_while_nothing_is_read_costs_no_more_the_more_there_is() ->
             frames.receive_data(piece)
         return time.process_time() - started
 
-    assert min(seconds(800) for _ in range(3)) < 40 * min(seconds(100) for _ in range(3)) + 0.02
+    # Copied each time it is 19 GB, which takes seconds; the 48 MB themselves take some hundredths of one.
+    assert min(seconds(800) for _ in range(3)) < 40 * min(seconds(100) for _ in range(3)) + 0.5
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 200, 65535, 65536])

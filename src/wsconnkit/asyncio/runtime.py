@@ -138,15 +138,9 @@ class Task:
     def _meaning_of(self, error: asyncio.CancelledError) -> BaseException:
         if self._is_late and not self._is_cancelled:
             return TaskTimeout()
-        if self._is_cancelled:
+        if self._is_cancelled or (sys.version_info >= (3, 11) and self._task.cancelling()):
             return TaskCancelled()
-        if sys.version_info < (3, 11):
-            return error  # nobody can tell whether somebody else has cancelled the task
-        if self._task.cancelling():
-            return TaskCancelled()
-        mistake = RuntimeError("the task awaited something that was cancelled, and has not caught that")
-        mistake.__cause__ = error
-        return mistake
+        return error  # it awaited something that was cancelled; before Python 3.11, or somebody has cancelled the task
 
     def _end(self, outcome: Any) -> None:
         if self._timer is not None:
