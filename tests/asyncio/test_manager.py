@@ -250,3 +250,30 @@ def test_what_was_admitted_before_a_drain_and_is_attached_within_it_is_closed_at
             await asyncio.wait(draining)
 
     run(main())
+
+
+def test_what_cannot_be_attached_gives_its_place_back(run: Run) -> None:
+    async def main() -> None:
+        manager = Manager(admission=AdmissionConfig(max_connections=1))
+        for _ in range(2):
+            admitted = await manager.decide(request(), HERE)
+            assert isinstance(admitted, Admitted)
+            with pytest.raises(AttributeError):
+                await manager.attach(cast(asyncio.Transport, None), admitted)
+            assert len(manager.connections) == 0
+        await manager.close()
+
+    run(main())
+
+
+def test_a_drain_after_the_end_can_be_asked_for_again_and_again(run: Run) -> None:
+    async def main() -> None:
+        manager = Manager()
+        await manager.close()
+        first = asyncio.ensure_future(manager.drain())
+        await asyncio.sleep(0)
+        first.cancel()
+        for _ in range(2):
+            assert (await manager.drain()).connections == ()
+
+    run(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -16,6 +17,8 @@ from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.router import Request, RequestRouter
 from wsconnkit.trio import Connection, answer_requests, connect, serve
+
+from .peers import uri
 
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
@@ -203,3 +206,33 @@ def test_hundreds_of_connections_with_requests_in_flight_are_drained_and_leave_n
         assert not server.connections
 
     run_virtual(main)
+
+
+def test_handlers_of_connections_one_after_the_other_have_the_context_of_who_answers(run: Run) -> None:
+    variable: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="another")
+
+    async def main() -> None:
+        router, seen = RequestRouter(), []
+
+        @router.default
+        async def answer(request: Request) -> None:
+            seen.append(variable.get())
+
+        async def ask(ws: Connection) -> None:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, ws)
+                await ws.request({})
+                nursery.cancel_scope.cancel()
+
+        async def read(ws: Connection) -> None:
+            async for _ in ws:
+                pass
+
+        async with serve(ask, "127.0.0.1", 0) as server:
+            variable.set("mine")
+            async for ws in connect(uri(server)):
+                await answer_requests(router, ws)
+                break
+        assert seen == ["mine"]
+
+    run(main)

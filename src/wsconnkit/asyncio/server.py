@@ -90,7 +90,13 @@ class _Attached(AwaitableContext[Connection]):
 
     async def _begin(self, runtime: Runtime) -> Connection:
         ws = self._manager.enter_admitted(runtime, self._admitted, self._trailing_data)
-        ws.take_over(self._transport)
+        is_taken = False
+        try:
+            ws.take_over(self._transport)
+            is_taken = True
+        finally:
+            if not is_taken:
+                ws.drop()
         return ws
 
     async def _end(self, it: Connection, raised: BaseException | None) -> None:

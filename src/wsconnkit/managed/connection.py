@@ -263,6 +263,10 @@ class Connection:
         if self._pump.transport is not None:
             self._pump.transport.abort()
 
+    def drop(self) -> None:
+        """End it where it could not be given a transport."""
+        self._pump.connection_lost(None)
+
     async def wait_closed(self) -> None:
         """Wait until the connection and its transport have ended."""
         await self._pump.gone.wait()

@@ -149,6 +149,10 @@ class DrainRun(Generic[C]):
             if at is not None and not self._changed.is_set():
                 await self._runtime.wait(self._changed, max(0.0, at - self._runtime.now()))
             self._changed = self._runtime.event()
+        return self.report()
+
+    def report(self) -> DrainReport:
+        """Return what it came to so far."""
         return self._drain.report(self._runtime.now())
 
     def is_due(self, draining: Draining) -> bool:

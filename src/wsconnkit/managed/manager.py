@@ -211,7 +211,8 @@ class Manager(ABC, Generic[C]):
             self.policy.is_draining = True
             log_draining(len(self.connections), config.window, config.grace)
             if self._is_over:  # there is nothing left to drain, and maybe nobody to do it
-                await self._finish_drain(run)
+                self._report = run.report()
+                self._drained.set()
             else:
                 self.runtime.start(self._finish_drain, run, shield=True)
         await self._drained.wait()
@@ -323,9 +324,10 @@ class Manager(ABC, Generic[C]):
     async def _finish_drain(self, run: DrainRun[C]) -> None:
         assert self._drained is not None  # that is what we do
         try:
-            self._report = await run.run()
+            await run.run()
             await self.close()
         finally:
+            self._report = run.report()
             self._drained.set()
 
     async def _wait_until_empty(self, left: Sized, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Awaitable, Callable, Generator
+from contextvars import copy_context
 from math import inf
 from typing import Any, TypeVar
 
@@ -153,7 +154,7 @@ class Runtime:
         self.nursery = nursery
         """Where its tasks live; None for system tasks."""
         self._token = trio.lowlevel.current_trio_token()
-        self._start: Start = trio.lowlevel.spawn_system_task if nursery is None else nursery.start_soon
+        self._start: Start = _start_system_task if nursery is None else nursery.start_soon
 
     def is_running(self) -> bool:
         """It is the event loop that runs here and now."""
@@ -209,6 +210,11 @@ class Runtime:
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Have `callback` called by the loop, from a signal handler or another thread."""
         self._token.run_sync_soon(callback)
+
+
+def _start_system_task(function: Callable[..., Awaitable[Any]], *args: Any, name: str | None = None) -> None:
+    """Start a task of nobody's, with the caller's context variables, as a task of a nursery has them."""
+    trio.lowlevel.spawn_system_task(function, *args, name=name, context=copy_context())
 
 
 @trio.lowlevel.disable_ki_protection
