@@ -102,9 +102,12 @@ class Alarm:
 class Task:
     """A task of trio whose end is told; see `Runtime.start`."""
 
-    __slots__ = ("_is_cancelled", "_on_end", "_scope")
+    __slots__ = ("_is_cancelled", "_is_system", "_on_end", "_scope")
 
-    def __init__(self, shield: bool, timeout: float | None, on_end: Callable[[Any], None] | None) -> None:
+    def __init__(
+        self, shield: bool, timeout: float | None, on_end: Callable[[Any], None] | None, *, is_system: bool
+    ) -> None:
+        self._is_system = is_system
         deadline = inf if timeout is None else trio.current_time() + timeout
         self._scope = trio.CancelScope(deadline=deadline, shield=shield)
         self._is_cancelled = False
@@ -124,12 +127,14 @@ class Task:
                 outcome = await function(*args)
             if self._scope.cancelled_caught and not self._is_cancelled:
                 outcome = TaskTimeout()
-        except trio.TooSlowError as error:
-            outcome = TimeoutError(*error.args)
         except Exception as error:
             if self._on_end is None:
                 raise
-            outcome = error
+            outcome = TimeoutError(*error.args) if isinstance(error, trio.TooSlowError) else error
+        except SystemExit as error:
+            if not self._is_system:
+                raise
+            outcome = error  # it would end trio itself there
         except BaseExceptionGroup as group:
             errors, others = group.split(Exception)
             if errors is not None:
@@ -178,7 +183,7 @@ class Runtime:
         name: str | None = None,
     ) -> Task:
         """Run `function(*args)` in a task."""
-        task = Task(shield, timeout, on_end)
+        task = Task(shield, timeout, on_end, is_system=self.nursery is None)
         if theirs and self.nursery is not None:
             function, args = _interruptible, (function, *args)
         self._start(task.run, function, args, name=name)
