@@ -8,8 +8,6 @@ from wsconnkit.asyncio.runtime import Runtime
 from wsconnkit.asyncio.transport import Transport
 from wsconnkit.managed import connection
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import ConnectionProtocol
-from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 
 
@@ -43,9 +41,7 @@ def attach(
     """
     config = config or ConnectionConfig()
     runtime = Runtime()
-    core = ConnectionProtocol(
-        Role.SERVER, config, now=runtime.now(), deflate=agreement.deflate, trailing_data=trailing_data
-    )
+    core = connection.server_core(runtime, config, agreement, trailing_data)
     ws = Connection(runtime, core, config, request, agreement)
     ws.take_over(transport)
     return ws

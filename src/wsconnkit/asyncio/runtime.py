@@ -34,8 +34,7 @@ class Event:
         """Wake all who wait, now and later."""
         self._is_set = True
         for future in self._waiting or ():
-            if not future.done():
-                future.set_result(None)
+            _resolve(future)
 
     async def wait(self, seconds: float = inf) -> bool:
         """Wait until it is set, at most so many seconds; tell whether it is."""

@@ -23,6 +23,7 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConnectionClosedOK
 from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
+from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
@@ -31,6 +32,15 @@ from wsconnkit.service.messagefilters import MessageFilter, MessageFilters
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.session import Session
 from wsconnkit.service.tokens import secrets_of
+
+
+def server_core(
+    runtime: Runtime, config: ConnectionConfig, agreement: Agreement, trailing_data: bytes
+) -> ConnectionProtocol:
+    """Return the core of a server's connection whose opening handshake another server has done."""
+    return ConnectionProtocol(
+        Role.SERVER, config, now=runtime.now(), deflate=agreement.deflate, trailing_data=trailing_data
+    )
 
 
 class Connection:

@@ -10,14 +10,14 @@ from typing import Any, Generic, TypeVar
 from uuid import uuid4
 
 from wsconnkit.managed.authentication import Authentication
-from wsconnkit.managed.connection import Connection
+from wsconnkit.managed.connection import Connection, server_core
 from wsconnkit.managed.draining import DrainRun
 from wsconnkit.managed.guard import Guard
 from wsconnkit.managed.runtime import Alarm, Event, Runtime, TaskCancelled
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import LocalProtocolError, tells_only_of
-from wsconnkit.protocol.frames import Role, check_close
+from wsconnkit.protocol.frames import check_close
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest, agree
 from wsconnkit.service.drain import DrainReport
@@ -270,13 +270,7 @@ class Manager(ABC, Generic[C]):
         """Return the connection of an upgrade that was admitted, which is to be given its transport next."""
         upgrade, session = admitted.take(self)
         agreement = admitted.agreement
-        core = ConnectionProtocol(
-            Role.SERVER,
-            self.config,
-            now=runtime.now(),
-            deflate=agreement.deflate,
-            trailing_data=trailing_data,
-        )
+        core = server_core(runtime, self.config, agreement, trailing_data)
         ws = self.enter(runtime, core, upgrade, agreement, session)
         if self.is_draining:  # by now
             self._say_farewell(ws)

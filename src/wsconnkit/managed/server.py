@@ -47,6 +47,9 @@ class Server(Manager[C]):
         self._stop = runtime.event()
         """A signal has come, or the server has ended."""
 
+    def _new_runtime(self) -> Runtime:
+        return self.runtime  # it was made with one
+
     @property
     def sockets(self) -> tuple[Any, ...]:
         """The listening sockets; those of separate endpoints come last."""

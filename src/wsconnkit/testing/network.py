@@ -181,9 +181,6 @@ class Server(managed.Server[Connection]):
 
     _connection_class = Connection
 
-    def _new_runtime(self) -> AnyRuntime:
-        return self.runtime  # it was made with one
-
 
 class Serving(managed.Serving[Connection, Server], _Context[Server]):
     """What `Network.serve` returns: `async with` it."""

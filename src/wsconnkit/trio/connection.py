@@ -6,10 +6,8 @@ import trio
 
 from wsconnkit.managed import connection
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConnectionClosedOK
 from wsconnkit.protocol.events import Message
-from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
 from wsconnkit.trio.context import NurseryContext
 from wsconnkit.trio.runtime import Runtime
@@ -96,13 +94,7 @@ class attach(NurseryContext[Connection]):  # noqa: N801 - it is called like the 
         self._trailing_data = trailing_data
 
     async def _begin(self, runtime: Runtime) -> Connection:
-        core = ConnectionProtocol(
-            Role.SERVER,
-            self._config,
-            now=runtime.now(),
-            deflate=self._agreement.deflate,
-            trailing_data=self._trailing_data,
-        )
+        core = connection.server_core(runtime, self._config, self._agreement, self._trailing_data)
         ws = Connection(runtime, core, self._config, self._request, self._agreement)
         await ws.take_over(self._stream)
         return ws

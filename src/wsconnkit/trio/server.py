@@ -91,9 +91,6 @@ class Server(managed.Server[Connection]):
 
     _connection_class = Connection
 
-    def _new_runtime(self) -> Runtime:
-        return Runtime()
-
 
 class serve(managed.Serving[Connection, Server], NurseryContext[Server]):  # noqa: D101, N801 - inherited; called like a function
     __doc__ = f"""{managed.Serving.__doc__}
