@@ -20,7 +20,7 @@ from wsconnkit.managed.manager import Admitted
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import (
     ClientClosed,
@@ -46,6 +46,7 @@ from wsconnkit.protocol.events import (
     Message,
     PingReceived,
     PongReceived,
+    UnreadWarning,
 )
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.http import Headers, Response
@@ -159,6 +160,7 @@ __all__ = [
     "TokenBuckets",
     "TransportAction",
     "TrustedProxies",
+    "UnreadWarning",
     "UpgradeRequest",
     "WhenFull",
     "WsconnkitError",

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import pytest
@@ -241,13 +242,54 @@ def test_a_read_tells_no_stall_where_there_is_no_timer() -> None:
 # Reading paused.
 
 
-@in_every_phase
-def test_while_we_do_not_read_there_is_no_deadline_and_no_verdict(wakes: tuple[float, ...]) -> None:
+@pytest.mark.parametrize("wakes", [IDLE, PINGED, MISSED_ONCE, MISSED_TWICE, CHECKING], ids=ALIVE_IDS)
+def test_while_we_do_not_read_there_is_no_verdict_but_two_pings_each_interval(wakes: tuple[float, ...]) -> None:
     heartbeat = silent(*wakes)
-    heartbeat.reading_paused(45.005)
-    assert heartbeat.next_timeout() is None
-    assert heartbeat.handle_timeout(10_000.0) == Beat()
-    assert heartbeat.next_timeout() is None
+    missed = heartbeat.missed
+    heartbeat.reading_paused(wakes[-1] if wakes else 0.0)
+    pinged_at = []
+    while (deadline := heartbeat.next_timeout()) is not None and deadline < 250.0:
+        beat = heartbeat.handle_timeout(deadline)
+        assert beat == Beat(ping=beat.ping)
+        assert beat.ping is not None
+        pinged_at.append(deadline)
+    assert heartbeat.missed == missed
+    waits = {round(later - earlier, 9) for earlier, later in pairwise(pinged_at)}
+    assert waits == {30.0, 5.0}
+    assert len(pinged_at) >= 11
+
+
+def test_a_peer_that_has_left_is_pinged_twice_within_the_patience_we_have_with_a_silent_one() -> None:
+    heartbeat = new_heartbeat(HeartbeatConfig(interval=30, timeout=5, max_missed=1))
+    heartbeat.reading_paused(1.0)
+    assert heartbeat.handle_timeout(30.0).ping is not None
+    assert heartbeat.next_timeout() == 35.0
+    assert heartbeat.handle_timeout(35.0).ping is not None
+
+
+def test_while_bytes_are_stuck_there_are_no_pings_that_nobody_waits_for() -> None:
+    heartbeat = silent(*PINGED)
+    heartbeat.reading_paused(31.0)
+    heartbeat.writing_paused(32.0)
+    assert heartbeat.handle_timeout(35.0) == Beat()
+    assert heartbeat.handle_timeout(65.0) == Beat()
+    heartbeat.writing_resumed(66.0)
+    heartbeat.reading_resumed(66.0)
+    # What was pinged before may never have left.
+    assert heartbeat.next_timeout() == 96.0
+    assert heartbeat.handle_timeout(96.0).ping is not None
+
+
+def test_a_pong_that_waited_for_us_to_read_says_nothing_of_the_latency() -> None:
+    heartbeat = silent(*PINGED)
+    heartbeat.reading_paused(31.0)
+    heartbeat.on_ping_sent(b"app", 32.0)
+    probe = heartbeat.handle_timeout(35.0).ping
+    assert probe is not None
+    heartbeat.reading_resumed(100.0)
+    for late in (payload(1), b"app", probe):
+        assert heartbeat.on_pong(late, 100.0) is None
+    assert heartbeat.latency is None
 
 
 @pytest.mark.parametrize(
@@ -756,6 +798,8 @@ class LivePeer(RuleBasedStateMachine):
         self.round_trip = 0.0
         self.unsent: list[bytes] = []
         self.under_way: list[tuple[float, bytes]] = []
+        self.waited_for_us: set[bytes] = set()
+        """Pings whose pongs may have waited in the socket while we did not read."""
         self.writing = self.reading = True
 
     @initialize(config=CONFIGS, share=st.floats(0.0, 0.99))
@@ -773,6 +817,8 @@ class LivePeer(RuleBasedStateMachine):
         assert not beat.dead
         if beat.ping is not None:
             self.unsent.append(beat.ping)
+            if not self.reading:
+                self.waited_for_us.add(beat.ping)
         self.send()
         arrived = [ping for at, ping in self.under_way if at <= self.now]
         if arrived and self.reading:
@@ -780,8 +826,8 @@ class LivePeer(RuleBasedStateMachine):
             self.heartbeat.on_data(self.now)
             for ping in arrived:
                 latency = self.heartbeat.on_pong(ping, self.now)
-                assert latency is not None
-                assert latency >= self.round_trip - 1e-6
+                assert (latency is None) is (ping in self.waited_for_us)
+                assert latency is None or latency >= self.round_trip - 1e-6
 
     @rule(late_by=st.just(0.0) | st.floats(0.0, 20.0))
     def the_timer_fires(self, late_by: float) -> None:
@@ -799,6 +845,7 @@ class LivePeer(RuleBasedStateMachine):
     @rule()
     def we_stop_reading(self) -> None:
         self.reading = False
+        self.waited_for_us.update(self.unsent, [ping for _, ping in self.under_way])
         self.heartbeat.reading_paused(self.now)
 
     @precondition(lambda self: not self.reading)

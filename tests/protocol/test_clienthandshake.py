@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus, LocalProtocolError
 from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import ask
 from wsconnkit.protocol.uri import parse_uri
 

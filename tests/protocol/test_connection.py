@@ -18,7 +18,7 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import READ_GRACE, HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import (
@@ -30,9 +30,11 @@ from wsconnkit.protocol.events import (
     Message,
     PingReceived,
     PongReceived,
+    UnreadWarning,
 )
 from wsconnkit.protocol.frames import Role, check_close
 from wsconnkit.protocol.timers import Timer
+from wsconnkit.protocol.transportaction import TransportAction
 
 from .reading import NO_CODES, NO_REASONS
 
@@ -860,13 +862,13 @@ def test_a_stall_of_ours_is_told_and_not_held_against_the_peer() -> None:
 
 
 def test_no_verdict_while_we_do_not_read() -> None:
-    connection = opened(config=ConnectionConfig())
+    connection = opened(config=ConnectionConfig(queue=QueueConfig(max_unread_age=None)))
     connection.reading_paused(1.0)
-    assert connection.next_timeout() is None
     connection.handle_timeout(10_000.0)
-    assert list(connection.events()) == []
-    connection.reading_resumed(10_000.0)
-    assert connection.next_timeout() == 10_030.0
+    wake(connection)
+    assert stands(connection)[0] is State.OPEN
+    connection.reading_resumed(20_000.0)
+    assert connection.next_timeout() == 20_030.0
 
 
 def test_no_verdict_while_our_ping_cannot_leave() -> None:
@@ -973,19 +975,78 @@ def test_a_late_idle_timer_lets_the_transport_be_read_first() -> None:
 
 @pytest.mark.parametrize("paused_at", [5.0, 10.0])
 def test_idleness_is_not_judged_while_reading_is_paused(paused_at: float) -> None:
-    connection = opened(config=idle())
+    queue = QueueConfig(max_unread_age=None)
+    connection = opened(config=ConnectionConfig(heartbeat=None, idle_timeout=10.0, queue=queue))
     # At 10.0 the timer has been found due already, and only the verdict is left.
     connection.handle_timeout(paused_at)
     connection.reading_paused(paused_at)
     for now in (10.0, 10.5, 100.0):
         connection.handle_timeout(now)
     assert stands(connection)[0] is State.OPEN
-    assert connection.next_timeout() is None
+    assert connection.next_timer is None
     connection.reading_resumed(112.0)
     assert connection.next_timeout() == 122.0
     wake(connection)
     wake(connection)
     assert stands(connection)[0] is State.CLOSE_SENT
+
+
+# An application that does not read.
+
+
+def unread(age: float | None, **more: Any) -> ConnectionProtocol:
+    connection = opened(config=ConnectionConfig(compression=None, queue=QueueConfig(max_unread_age=age), **more))
+    connection.reading_paused(0.0)
+    return connection
+
+
+def test_an_application_that_takes_nothing_for_too_long_is_warned_of_and_then_closed_with_1013() -> None:
+    connection = unread(300.0, heartbeat=None)
+    assert connection.next_timer == (Timer.UNREAD_WARNING, 30.0)
+    assert wake(connection) == []
+    (warning,) = wake(connection)
+    assert warning == UnreadWarning(30.0 + READ_GRACE)
+    assert connection.next_timer == (Timer.UNREAD, 300.0)
+    wake(connection)
+    assert connection.state is State.OPEN
+    wake(connection)
+    assert taken(connection) == [Sent(CLOSE, b"\x03\xf5messages are not being read")]
+    info = eof(connection, 301.0)
+    assert (info.code, info.cause, info.initiator) == (1013, Cause.SLOW_APPLICATION, Initiator.LOCAL)
+
+
+def test_an_application_that_takes_something_has_all_the_time_again() -> None:
+    connection = unread(300.0, heartbeat=None)
+    connection.reading_progressed(299.0)
+    assert connection.next_timer == (Timer.UNREAD_WARNING, 329.0)
+    connection.reading_paused(400.0)  # it is already
+    assert connection.next_timer == (Timer.UNREAD_WARNING, 329.0)
+    connection.reading_resumed(500.0)
+    connection.reading_progressed(501.0)
+    assert connection.next_timer is None
+
+
+def test_an_application_may_be_given_all_the_time_there_is() -> None:
+    assert unread(None, heartbeat=None).next_timer is None
+
+
+def test_a_connection_that_is_closed_waits_for_no_application() -> None:
+    connection = unread(300.0, heartbeat=None)
+    connection.close(1000, "", 1.0)
+    connection.reading_progressed(2.0)
+    assert connection.next_timer == (Timer.CLOSE, 6.0)
+    connection.reading_resumed(3.0)
+    connection.reading_paused(3.0)
+    assert connection.next_timer == (Timer.CLOSE, 6.0)
+
+
+def test_a_peer_is_pinged_while_nobody_reads_but_not_judged() -> None:
+    connection = unread(None, heartbeat=HeartbeatConfig(interval=30, timeout=5, max_missed=1))
+    for _ in range(20):
+        wake(connection)
+    assert connection.state is State.OPEN
+    assert connection.missed == 0
+    assert {frame.opcode for frame in taken(connection)} == {PING}
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from wsconnkit.machines.compression import DirectionStats
 from wsconnkit.machines.framesize import MIB, FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, Message, PingReceived
 from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.transportaction import TransportAction
 
 CONTINUATION, TEXT, BINARY, PING = 0x0, 0x1, 0x2, 0x9
 NO_TAKEOVER = DeflateParams(True, True, 15, 15)

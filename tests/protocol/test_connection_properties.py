@@ -17,12 +17,13 @@ from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import Closed, Event, Message
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.timers import Timer
+from wsconnkit.protocol.transportaction import TransportAction
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0x0, 0x1, 0x2, 0x8, 0x9, 0xA
 MASK = b"\x5a\xff\x00\x13"

@@ -26,6 +26,7 @@ ALL: list[events.Event] = [
     events.HeartbeatPinged(1),
     events.HeartbeatStalled(2.0),
     events.FrameSizeWarning(3),
+    events.UnreadWarning(30.0),
     events.Closed(INFO),
 ]
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import accept_key
 from wsconnkit.protocol.uri import parse_uri
 

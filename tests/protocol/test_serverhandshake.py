@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import InvalidStatus, LocalProtocolError
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.transportaction import TransportAction
 
 from .handshakes import (
     ACCEPT,

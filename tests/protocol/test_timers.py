@@ -4,8 +4,8 @@ from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.protocol.timers import Timer, Timers
 
 
-def timers(idle_timeout: float | None = None, now: float = 0.0) -> Timers:
-    return Timers(idle_timeout=idle_timeout, close_timeout=5.0, now=now)
+def timers(idle_timeout: float | None = None, max_unread_age: float | None = None, now: float = 0.0) -> Timers:
+    return Timers(idle_timeout=idle_timeout, max_unread_age=max_unread_age, close_timeout=5.0, now=now)
 
 
 def fired(timers: Timers, at: float) -> list[Timer]:
@@ -17,9 +17,9 @@ def fired(timers: Timers, at: float) -> list[Timer]:
 def test_without_an_idle_timeout_nothing_wakes_an_open_connection() -> None:
     silent = timers()
     assert not silent.watches_idle
-    silent.pause_idle()
-    silent.resume_idle(1.0)
-    silent.end_idle()
+    silent.reading_paused(0.5)
+    silent.reading_resumed(1.0)
+    silent.stop_watching()
     assert (silent.watches_idle, silent.next()) == (False, None)
     assert silent.handle_timeout(1000.0) == []
 
@@ -34,17 +34,51 @@ def test_idleness_counts_from_the_last_message() -> None:
 
 def test_idleness_is_not_watched_in_a_pause_and_counts_anew_after_it() -> None:
     idle = timers(10.0)
-    idle.pause_idle()
+    idle.reading_paused(1.0)
     assert (idle.watches_idle, idle.next()) == (False, None)
-    idle.resume_idle(7.0)
+    idle.reading_resumed(7.0)
     assert (idle.watches_idle, idle.next()) == (True, (Timer.IDLE, 17.0))
 
 
 def test_a_connection_that_ends_is_not_idle_any_more() -> None:
     idle = timers(10.0)
-    idle.end_idle()
-    idle.resume_idle(1.0)
+    idle.stop_watching()
+    idle.reading_resumed(1.0)
     assert (idle.watches_idle, idle.next()) == (False, None)
+
+
+def test_there_is_a_warning_at_a_tenth_of_the_time_for_which_an_application_may_take_nothing() -> None:
+    unread = timers(max_unread_age=300.0)
+    unread.reading_paused(10.0)
+    assert unread.next() == (Timer.UNREAD_WARNING, 40.0)
+    assert fired(unread, 40.0) == [Timer.UNREAD_WARNING]
+    assert unread.unread_for(40.0) == 30.0
+    assert unread.next() == (Timer.UNREAD, 310.0)
+    assert fired(unread, 310.0) == [Timer.UNREAD]
+    assert unread.next() is None
+
+
+def test_an_application_that_takes_something_has_all_the_time_again() -> None:
+    unread = timers(max_unread_age=300.0)
+    unread.reading_paused(10.0)
+    assert fired(unread, 40.0) == [Timer.UNREAD_WARNING]
+    unread.restart_unread(100.0)
+    assert unread.next() == (Timer.UNREAD_WARNING, 130.0)
+    assert fired(unread, 130.0) == [Timer.UNREAD_WARNING]
+    assert unread.unread_for(130.0) == 30.0
+    assert unread.next() == (Timer.UNREAD, 400.0)
+
+
+def test_nothing_is_unread_when_reading_resumes_or_the_connection_ends() -> None:
+    unread = timers(max_unread_age=300.0)
+    unread.reading_paused(10.0)
+    unread.reading_resumed(20.0)
+    assert unread.next() is None
+    unread.reading_paused(30.0)
+    unread.stop_watching()
+    assert unread.next() is None
+    unread.reading_paused(40.0)
+    assert unread.next() is None
 
 
 def test_the_closing_has_its_time() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits, QueueConfig
+from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode, encode_frame
 
 from .driver import Driver
@@ -132,6 +134,74 @@ def test_an_answer_that_the_application_does_not_take_is_a_sign_of_life(driver: 
                 await driver.sleep(10)
                 assert await server.recv() == str(i)
             assert client.state is server.state is State.OPEN
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("says_goodbye", [False, True])
+def test_a_client_that_leaves_while_nobody_reads_is_noticed_as_soon_as_a_silent_one(
+    driver: Driver, says_goodbye: bool
+) -> None:
+    async def main() -> None:
+        # The handler neither reads nor sends: what tells that the client has left is behind messages that nobody takes.
+        arrivals = Arrivals(driver)
+        config = beating(driver, idle_timeout=driver.seconds(60))
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            await raw.wire.send(encode_frame(Opcode.TEXT, b"x", mask=MASK) * 256)
+            await driver.until(lambda: ws.stats.messages_received == 256)
+            start = driver.now()
+            if says_goodbye:
+                await raw.send(Opcode.CLOSE, b"\x03\xe8")
+            await raw.wire.close()
+            await ws.wait_closed()
+            if driver.exact:
+                assert driver.now() - start <= VERDICT
+            assert (info(ws).cause, info(ws).clean) == (Cause.TRANSPORT_LOST, False)
+            await driver.until(lambda: not server.connections)
+            assert [await ws.recv() for _ in range(256)] == ["x"] * 256
+            with pytest.raises(ConnectionClosed):
+                await ws.recv()
+
+    driver.run(main)
+
+
+def test_an_application_that_takes_nothing_for_too_long_is_warned_of_and_closed_with_1013(
+    driver: Driver, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        queue = QueueConfig(max_messages=2, max_unread_age=driver.seconds(300))
+        config = ConnectionConfig(compression=None, heartbeat=None, queue=queue, close=CloseConfig(timeout=0.5))
+        arrivals = Arrivals(driver)
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            for _ in range(3):
+                await raw.send(Opcode.TEXT, b"nobody takes this")
+            await driver.until(lambda: ws.stats.messages_received == 2)
+            start = driver.now()
+            await driver.sleep(31)
+            assert [record.getMessage() for record in caplog.records] == [f"unread_warning {ws.id}"]
+            close = await raw.read()
+            assert close is not None
+            driver.assert_elapsed(start, 300)
+            assert (close.opcode, close.payload) == (Opcode.CLOSE, b"\x03\xf5messages are not being read")
+            await ws.wait_closed()
+            assert (info(ws).code, info(ws).cause) == (1013, Cause.SLOW_APPLICATION)
+
+    with caplog.at_level(logging.WARNING, "wsconnkit"):
+        driver.run(main)
+
+
+def test_an_application_that_takes_something_now_and_then_is_not_too_slow(driver: Driver) -> None:
+    async def main() -> None:
+        queue = QueueConfig(max_messages=6, max_unread_age=driver.seconds(60))
+        async with pair(driver, beating(driver, queue=queue), PLAIN_SILENT) as (client, server):
+            for i in range(8):
+                await client.send(str(i))
+            for i in range(8):
+                await driver.sleep(50)
+                assert await server.recv() == str(i)
+            assert server.state is State.OPEN
 
     driver.run(main)
 

@@ -23,6 +23,7 @@ from wsconnkit.protocol.events import (
     Message,
     PingReceived,
     PongReceived,
+    UnreadWarning,
 )
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
@@ -224,6 +225,14 @@ def test_a_stall_of_our_own_and_a_frame_near_the_limit_are_warnings() -> None:
     assert fields_of(told["heartbeat_stalled"])["late_by"] > 900.0
     assert fields_of(told["frame_size_warning"])["size"] == 5
     assert told["heartbeat_stalled"].levelno == told["frame_size_warning"].levelno == logging.WARNING
+
+
+def test_an_application_that_takes_no_messages_is_a_warning() -> None:
+    with logged() as records:
+        ConnectionLog("c1").event(UnreadWarning(30.0101), ConnectionProtocol(Role.SERVER, now=0.0).stats)
+    (record,) = records
+    assert (record.levelno, record.getMessage()) == (logging.WARNING, "unread_warning c1")
+    assert fields_of(record)["age"] == 30.01
 
 
 @pytest.mark.parametrize("event", [Message("hi", 2), PingReceived(b"1"), PongReceived(b"1", 0.1)])

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.clienthandshake import ClientHandshake
-from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.errors import InvalidStatus
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused

@@ -33,7 +33,12 @@ CONFIGS = st.builds(
         client_context_takeover=st.booleans(),
     ),
     close=st.just(CloseConfig(timeout=CLOSE_TIMEOUT)),
-    queue=st.just(QueueConfig(max_messages=3, max_bytes=1000)),
+    queue=st.builds(
+        QueueConfig,
+        max_messages=st.just(3),
+        max_bytes=st.just(1000),
+        max_unread_age=st.sampled_from([300.0, 20.0, None]),
+    ),
     idle_timeout=st.none() | st.just(20.0),
 )
 SIDES = st.booleans()
@@ -224,7 +229,8 @@ class LivePeer(RuleBasedStateMachine):
     @initialize(latency=st.sampled_from([0.0, 0.2, 0.45]), max_missed=st.integers(1, 3))
     def open(self, latency: float, max_missed: int) -> None:
         beat = HeartbeatConfig(interval=3, timeout=1, max_missed=max_missed)
-        server = ConnectionConfig(heartbeat=beat, queue=QueueConfig(max_messages=2), idle_timeout=None)
+        queue = QueueConfig(max_messages=2, max_unread_age=None)
+        server = ConnectionConfig(heartbeat=beat, queue=queue, idle_timeout=None)
         self.pair = Pair(ConnectionConfig(heartbeat=None), server, latency=latency)
 
     @rule(seconds=st.floats(0, 10))

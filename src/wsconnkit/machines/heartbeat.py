@@ -14,6 +14,10 @@ Alone::
 
     IDLE --interval--> PINGED --timeout--> CHECKING --one read--> a miss: PINGED again, or dead
       ^___________________|______any byte______|
+
+While we do not read, a pong proves nothing, but a peer that has left is still to be noticed: it answers what is
+written to it with a reset, and the next write meets that. So two pings go out each interval, a timeout apart, that
+nobody waits for.
 """
 
 from __future__ import annotations
@@ -139,6 +143,8 @@ class Heartbeat:
         """Remember a ping that the application sends, so that its pong gives a latency."""
         self._now = max(now, self._now)
         self._pings.pop(payload, None)
+        if self._reading_paused:
+            return  # nobody will see when its pong arrives
         self._pings[payload] = self._now
         if len(self._pings) > MAX_UNANSWERED_PINGS:
             del self._pings[next(iter(self._pings))]
@@ -158,9 +164,10 @@ class Heartbeat:
         return self.latency
 
     def reading_paused(self, now: float) -> None:
-        """We have stopped reading: until we resume, silence says nothing about the peer."""
+        """We have stopped reading: until we resume, silence says nothing about the peer, nor do late pongs."""
         self._now = max(now, self._now)
         self._reading_paused = True
+        self._pings.clear()
 
     def reading_resumed(self, now: float) -> None:
         """We read again: the current wait starts anew."""
@@ -184,7 +191,7 @@ class Heartbeat:
 
     def next_timeout(self) -> float | None:
         """Return when to call `handle_timeout`, in seconds on the clock of `now`, or None. Changes nothing."""
-        return None if self._reading_paused or self._deadline == inf else self._deadline
+        return None if self._deadline == inf else self._deadline
 
     def handle_timeout(self, now: float) -> Beat:
         """Do what is due. Early, late and repeated calls are safe; `now` before the last one is clamped."""
@@ -193,6 +200,8 @@ class Heartbeat:
         if deadline is None or now < deadline:
             return Beat()
         late_by = now - deadline if now - deadline > self._tolerance else 0.0
+        if self._reading_paused:
+            return Beat(ping=self._probe(), late_by=late_by)
         if self._phase is _Phase.IDLE:
             return Beat(ping=self._ping(), late_by=late_by)
         if self._writing_paused:
@@ -215,6 +224,14 @@ class Heartbeat:
         self.on_ping_sent(payload, self._now)
         self._wait_in(_Phase.PINGED)
         return payload
+
+    def _probe(self) -> bytes | None:
+        """Return the first or second ping of an interval in which nobody reads, None while none can leave."""
+        if self._writing_paused:
+            self._wait_in(_Phase.IDLE)
+            return None
+        self._wait_in(_Phase.PINGED if self._phase is _Phase.IDLE else _Phase.IDLE)
+        return self._new_payload(4)
 
     def _restart(self) -> None:
         self._wait_in(_Phase.PINGED if self._phase is _Phase.CHECKING else self._phase)

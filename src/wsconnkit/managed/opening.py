@@ -10,8 +10,8 @@ from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.runtime import Runtime
 from wsconnkit.managed.transport import Transport
 from wsconnkit.protocol.clienthandshake import ClientHandshake
-from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.transportaction import TransportAction
 
 _QUIET = 0.1
 """Seconds without a byte from the peer after which a refusal has most likely arrived before our end of TLS."""

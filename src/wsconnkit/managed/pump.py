@@ -10,12 +10,13 @@ from wsconnkit.managed.runtime import Future, Runtime
 from wsconnkit.managed.senders import Senders
 from wsconnkit.managed.transport import Transport
 from wsconnkit.protocol.config import QueueConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConcurrencyError, connection_closed
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.timers import Timer
+from wsconnkit.protocol.transportaction import TransportAction
 
 _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
@@ -181,10 +182,12 @@ class Pump:
         return self._receiver
 
     def resume_reading(self) -> None:
-        """Read again if the inbox has room for it."""
+        """The application has taken something while reading is paused: read again if the inbox has room for it."""
         if self.inbox.low:
             self._unpause()
             self.pump()
+        else:
+            self.core.reading_progressed(self._now())
 
     @property
     def unsent(self) -> int:

@@ -15,11 +15,11 @@ from collections.abc import Callable, Sequence
 import h11
 
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import TransportAction
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import Handshake
 from wsconnkit.protocol.http import Headers, HeadersLike, Response
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import ask, check_answer
 from wsconnkit.protocol.uri import URI
 

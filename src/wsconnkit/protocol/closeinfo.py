@@ -22,6 +22,7 @@ class Cause(Enum):
     PROTOCOL_ERROR = "protocol_error"
     INVALID_DATA = "invalid_data"
     SLOW_CONSUMER = "slow_consumer"
+    SLOW_APPLICATION = "slow_application"
     RATE_LIMIT = "rate_limit"
     AUTH_EXPIRED = "auth_expired"
     DRAIN = "drain"
@@ -43,6 +44,7 @@ _CODES = {
     Cause.PROTOCOL_ERROR: CloseCode.PROTOCOL_ERROR,
     Cause.INVALID_DATA: CloseCode.INVALID_DATA,
     Cause.SLOW_CONSUMER: CloseCode.TRY_AGAIN_LATER,
+    Cause.SLOW_APPLICATION: CloseCode.TRY_AGAIN_LATER,
     Cause.RATE_LIMIT: CloseCode.POLICY_VIOLATION,
     Cause.AUTH_EXPIRED: CloseCode.POLICY_VIOLATION,
     Cause.DRAIN: CloseCode.GOING_AWAY,

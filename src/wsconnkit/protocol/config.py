@@ -39,6 +39,8 @@ class QueueConfig:
     """How much may wait for the application, and for the network. Raises ValueError for values out of range.
 
     max_messages, max_bytes: received messages that the application has not taken; above either, reading pauses.
+    max_unread_age: seconds for which the application may take nothing while reading is paused, or None; then the
+        connection is closed with 1013.
     write_high_water: bytes in the transport's buffer above which messages wait.
     max_unsent_bytes: of messages that wait for the transport, with 128 more counted for each.
     max_unsent_age: seconds that a message may wait, and for which the peer may take nothing at all, or None. A message
@@ -48,6 +50,7 @@ class QueueConfig:
 
     max_messages: int = 256
     max_bytes: int = MIB
+    max_unread_age: float | None = 300.0
     write_high_water: int = 64 * 1024
     max_unsent_bytes: int = MIB
     max_unsent_age: float | None = 30.0
@@ -55,8 +58,9 @@ class QueueConfig:
 
     def __post_init__(self) -> None:
         _check_counts(self, "max_messages", "max_bytes", "write_high_water", "max_unsent_bytes")
-        if self.max_unsent_age is not None:
-            _check_seconds(self, "max_unsent_age")
+        for name in ("max_unread_age", "max_unsent_age"):
+            if getattr(self, name) is not None:
+                _check_seconds(self, name)
         if not isinstance(self.slow_consumer, SlowConsumer):
             raise ValueError(f"slow_consumer is {self.slow_consumer!r}; it must be a SlowConsumer")
 

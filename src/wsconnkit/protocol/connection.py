@@ -16,7 +16,6 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator
-from enum import Enum
 
 from wsconnkit.machines.closecodes import truncate_reason
 from wsconnkit.machines.closing import Action, Closing, Input, State
@@ -37,6 +36,7 @@ from wsconnkit.protocol.events import (
     Message,
     PingReceived,
     PongReceived,
+    UnreadWarning,
 )
 from wsconnkit.protocol.framereader import FrameReader
 from wsconnkit.protocol.frames import ControlFrame, FrameError, Opcode, Role, check_close, close_payload, parse_close
@@ -45,19 +45,17 @@ from wsconnkit.protocol.outbox import Outbox
 from wsconnkit.protocol.sendingside import SendingSide
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.timers import Timer, Timers
+from wsconnkit.protocol.transportaction import TransportAction
 
 MAX_CONTROL_PAYLOAD = 125
 """Bytes (RFC 6455, section 5.5)."""
 
 
-class TransportAction(Enum):
-    """What the adapter must do with the transport next."""
-
-    OPEN = "open"
-    SEND_EOF = "send_eof"
-    """Nothing more will be sent: write what there is, then end our side; go on reading."""
-    ABORT = "abort"
-    """Nothing more matters: write what goes at once and release the socket."""
+_TIMEOUTS = {
+    Timer.IDLE: (Cause.IDLE, "idle timeout"),
+    Timer.UNREAD: (Cause.SLOW_APPLICATION, "messages are not being read"),
+}
+"""The timers that close the connection: for which cause, and what the peer is told."""
 
 
 class ConnectionProtocol(SendingSide):
@@ -110,7 +108,12 @@ class ConnectionProtocol(SendingSide):
             Outbox(config.queue, stats),
             stats,
             heartbeat=Heartbeat(config.heartbeat, now=now, new_payload=random_bytes),
-            timers=Timers(idle_timeout=config.idle_timeout, close_timeout=config.close.timeout, now=now),
+            timers=Timers(
+                idle_timeout=config.idle_timeout,
+                max_unread_age=config.queue.max_unread_age,
+                close_timeout=config.close.timeout,
+                now=now,
+            ),
             record=CloseRecord(now),
             now=now,
         )
@@ -221,11 +224,19 @@ class ConnectionProtocol(SendingSide):
         self._end(Input.LOCAL_CLOSE, CloseFrame(code, truncate_reason(reason)), cause)
 
     def reading_paused(self, now: float) -> None:
-        """The adapter has stopped reading: no verdict on the peer, and no more messages, until it resumes."""
+        """The adapter has stopped reading: until it resumes, there are pings, but no verdict and no more messages."""
         self._tick(now)
-        self._reading_paused = True
-        self._heartbeat.reading_paused(self._now)
-        self._timers.pause_idle()  # what the application has not read yet may be a message
+        if not self._reading_paused:
+            self._reading_paused = True
+            self._heartbeat.reading_paused(self._now)
+            if self.state is State.OPEN:
+                self._timers.reading_paused(self._now)
+
+    def reading_progressed(self, now: float) -> None:
+        """The application has taken something; reading is still paused, but for another `max_unread_age` if need be."""
+        self._tick(now)
+        if self._reading_paused and self.state is State.OPEN:
+            self._timers.restart_unread(self._now)
 
     def reading_resumed(self, now: float) -> None:
         """The adapter reads again; `events` may have more at once."""
@@ -233,7 +244,7 @@ class ConnectionProtocol(SendingSide):
         if self._reading_paused:
             self._reading_paused = False
             self._heartbeat.reading_resumed(self._now)
-            self._timers.resume_idle(self._now)
+            self._timers.reading_resumed(self._now)
 
     # Time.
 
@@ -276,8 +287,11 @@ class ConnectionProtocol(SendingSide):
                 if self.outbox.on_late(self._now):
                     self._end_slow("nothing was read for too long")
                 self._watch_age()
+            elif timer is Timer.UNREAD_WARNING:
+                self._events.append(UnreadWarning(self._timers.unread_for(self._now)))
             else:
-                self._end(Input.LOCAL_CLOSE, CloseFrame(Cause.IDLE.code, "idle timeout"), Cause.IDLE)
+                cause, reason = _TIMEOUTS[timer]
+                self._end(Input.LOCAL_CLOSE, CloseFrame(cause.code, reason), cause)
 
     # What is.
 
@@ -355,7 +369,7 @@ class ConnectionProtocol(SendingSide):
         """Take an input that ends the connection; the first one gives the cause and the frame to send."""
         self._record.begin(cause, initiator)
         if self.state is State.OPEN:
-            self._timers.end_idle()
+            self._timers.stop_watching()
             if self.outbox.line:
                 self._empty_outbox(is_in_order=event is Input.LOCAL_CLOSE or event is Input.PEER_CLOSE)
         self._act(event, frame)

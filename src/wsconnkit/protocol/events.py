@@ -29,7 +29,7 @@ class PingReceived:
 
 @dataclass(frozen=True, slots=True)
 class PongReceived:
-    """A pong arrived; `latency` in seconds when it answers a ping of ours, else None."""
+    """A pong arrived; `latency` in seconds when it answers a ping of ours and we have read all the time, else None."""
 
     payload: bytes
     latency: float | None
@@ -57,6 +57,13 @@ class FrameSizeWarning:
 
 
 @dataclass(frozen=True, slots=True)
+class UnreadWarning:
+    """The application has taken nothing from a full queue for `age` seconds, a tenth of what it may at least."""
+
+    age: float
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The connection has ended; nothing follows."""
 
@@ -64,5 +71,12 @@ class Closed:
 
 
 Event: TypeAlias = (
-    Message | PingReceived | PongReceived | HeartbeatPinged | HeartbeatStalled | FrameSizeWarning | Closed
+    Message
+    | PingReceived
+    | PongReceived
+    | HeartbeatPinged
+    | HeartbeatStalled
+    | FrameSizeWarning
+    | UnreadWarning
+    | Closed
 )

@@ -14,10 +14,11 @@ import h11
 
 from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.http import Headers
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import Agreement
 
 _Head = TypeVar("_Head", h11.Request, h11.InformationalResponse, h11.Response)

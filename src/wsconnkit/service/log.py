@@ -8,7 +8,14 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, HeartbeatPinged, HeartbeatStalled
+from wsconnkit.protocol.events import (
+    Closed,
+    Event,
+    FrameSizeWarning,
+    HeartbeatPinged,
+    HeartbeatStalled,
+    UnreadWarning,
+)
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.tokens import redact
 
@@ -50,7 +57,7 @@ class ConnectionLog:
         self._log(logging.INFO, "connection_opened", remote_address=remote_address, client_ip=client_ip, path=path)
 
     def event(self, event: Event, stats: ConnectionStats) -> None:
-        """Log what is worth a line: the end, heartbeats, and frames near the limit."""
+        """Log what is worth a line: the end, heartbeats, frames near the limit, and messages that nobody takes."""
         if isinstance(event, Closed):
             self._closed(event, stats)
         elif isinstance(event, HeartbeatPinged):
@@ -60,6 +67,8 @@ class ConnectionLog:
             self._log(logging.WARNING, "heartbeat_stalled", late_by=event.late_by)
         elif isinstance(event, FrameSizeWarning):
             self._log(logging.WARNING, "frame_size_warning", size=event.size)
+        elif isinstance(event, UnreadWarning):
+            self._log(logging.WARNING, "unread_warning", age=round(event.age, 3))
 
     def auth_renewed(self) -> None:
         """A fresh token has taken the place of the one before."""

@@ -17,10 +17,11 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.connection import ConnectionProtocol, TransportAction
+from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.events import Event, Message
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.serverhandshake import ServerHandshake
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.clock import VirtualClock
 from wsconnkit.testing.pipe import Pipe
