@@ -125,7 +125,7 @@ def test_without_a_heartbeat_silence_is_no_reason(run_virtual: Run) -> None:
 def test_an_application_that_does_not_read_is_not_held_against_the_client(run_virtual: Run) -> None:
     async def main() -> None:
         arrivals = Arrivals()
-        config = ConnectionConfig(queue=QueueConfig(max_messages=2), idle_timeout=60)
+        config = ConnectionConfig(queue=QueueConfig(max_messages=2, max_unread_age=None), idle_timeout=60)
         async with serve(arrivals, "127.0.0.1", 0, config=config) as server:
             client = await RawClient.open(server)
             ws = await arrivals.connections.get()

@@ -393,7 +393,7 @@ def test_a_ping_without_payload_gets_four_random_bytes() -> None:
 
 
 def test_only_the_latest_ping_is_answered_while_writing_is_paused() -> None:
-    connection = opened()
+    connection = opened(config=ConnectionConfig(limits=FrameLimits(max_control_frames_per_second=None)))
     connection.writing_paused(0.0)
     assert fed(connection, b"".join(wire(Role.CLIENT, PING, b"%d" % i) for i in range(1000))) == [
         PingReceived(b"%d" % i) for i in range(1000)
@@ -1363,6 +1363,12 @@ def test_an_end_told_twice_loses_no_messages_to_a_pause_between() -> None:
     *messages, closed = connection.events()
     assert messages == [Message("x", 1)] * 2
     assert isinstance(closed, Closed)
+
+
+def test_the_wire_size_is_that_of_the_last_data_frame() -> None:
+    connection = opened()
+    connection.receive_data(wire(Role.CLIENT, TEXT, b"12345") + wire(Role.CLIENT, BINARY, b"123"), 0.0)
+    assert [connection.wire_size for _ in connection.events()] == [5, 3]
 
 
 # Compression and limits, as far as they are a matter of wiring.

@@ -20,6 +20,7 @@ from wsconnkit.protocol.frames import (
     Opcode,
     apply_mask,
     check_close,
+    check_ping,
     close_payload,
     encode_frame,
     parse_close,
@@ -156,6 +157,22 @@ def test_a_close_reason_that_is_no_utf8_is_invalid_data(reason: bytes) -> None:
     with pytest.raises(FrameError, match=r"no UTF-8") as caught:
         parse_close(b"\x03\xe8" + reason)
     assert (caught.value.code, caught.value.cause) == (CloseCode.INVALID_DATA, Cause.INVALID_DATA)
+
+
+# What may be in a ping.
+
+
+@pytest.mark.parametrize("payload", [bytearray(b"x"), "x", 4])
+def test_check_ping_refuses_what_is_no_bytes(payload: object) -> None:
+    with pytest.raises(TypeError, match=f"ping payload is of type {type(payload).__name__}; it must be bytes"):
+        check_ping(payload)
+
+
+def test_check_ping_refuses_more_than_a_control_frame_holds() -> None:
+    check_ping(b"")
+    check_ping(bytes(125))
+    with pytest.raises(LocalProtocolError, match="ping payload of 126 bytes; at most 125 are allowed"):
+        check_ping(bytes(126))
 
 
 # What may be said in a Close frame.

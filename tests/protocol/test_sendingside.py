@@ -133,6 +133,15 @@ def test_what_has_room_is_handed_over_a_little_at_a_time() -> None:
     assert connection.send_waiting(0.0) == [10_000] * 7
 
 
+def test_a_ping_has_a_payload_of_its_own_unless_one_is_given() -> None:
+    connection = ConnectionProtocol(Role.SERVER, ConnectionConfig(), now=0.0, random_bytes=lambda size: b"r" * size)
+    assert connection.ping(None, 0.0) == b"rrrr"
+    assert connection.ping(b"mine", 0.0) == b"mine"
+    connection.close(1000, "", 0.0)
+    with pytest.raises(LocalProtocolError, match="cannot ping in state CLOSE_SENT; it must be OPEN"):
+        connection.ping(None, 0.0)
+
+
 def test_pings_and_pongs_wait_for_no_message() -> None:
     connection = full()
     connection.ping(b"", 0.0)

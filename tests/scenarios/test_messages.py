@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import zlib
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
 
 import pytest
 
@@ -18,6 +21,7 @@ from wsconnkit.protocol.frames import Opcode, encode_frame
 from .driver import Driver
 from .raw import BRIEF, MASK, PLAIN, Arrivals, echo, info, pair, raw_client
 
+MANY_PINGS = ConnectionConfig(compression=None, limits=FrameLimits(max_control_frames_per_second=None))
 TAKEOVER = CompressionConfig(threshold=1, server_context_takeover=True, client_context_takeover=True)
 
 
@@ -263,7 +267,7 @@ def test_the_numbers_of_a_connection_are_those_of_its_messages(driver: Driver) -
 def test_a_flood_of_pings_in_one_read_leaves_others_their_turn_and_is_answered_whole(driver: Driver) -> None:
     async def main() -> None:
         arrivals = Arrivals(driver)
-        async with driver.serve(arrivals, config=PLAIN) as server, raw_client(driver, server) as raw:
+        async with driver.serve(arrivals, config=MANY_PINGS) as server, raw_client(driver, server) as raw:
             ws = await arrivals.next()
             ping = encode_frame(Opcode.PING, b"", mask=MASK)
             await raw.wire.send(ping * 5000 + encode_frame(Opcode.TEXT, b"last", mask=MASK))
@@ -286,5 +290,73 @@ def test_a_flood_of_messages_before_the_end_of_the_transport_is_kept_as_far_as_t
             with pytest.raises(ConnectionClosedError):
                 await ws.recv()
             assert info(ws).cause is Cause.TRANSPORT_LOST
+
+    driver.run(main)
+
+
+FRAGMENTED = (
+    encode_frame(Opcode.TEXT, b"", fin=False, mask=MASK)
+    + encode_frame(Opcode.CONTINUATION, b"", fin=False, mask=MASK) * 498
+    + encode_frame(Opcode.CONTINUATION, b"", mask=MASK)
+)
+
+
+@pytest.mark.parametrize(
+    ("flood", "frames_a_message"), [(encode_frame(Opcode.TEXT, b"x", mask=MASK) * 2000, 1), (FRAGMENTED * 4, 500)]
+)
+def test_whoever_does_not_flood_waits_for_little_of_what_ten_others_send(
+    driver: Driver, flood: bytes, frames_a_message: int
+) -> None:
+    async def reads(ws: Any) -> None:
+        async for _ in ws:
+            pass
+
+    async def handler(ws: Any) -> None:
+        await (echo if ws.upgrade_request.path == "/echo" else reads)(ws)
+
+    async def main() -> None:
+        async with AsyncExitStack() as stack:
+            server = await stack.enter_async_context(driver.serve(handler, config=PLAIN))
+            ws = await stack.enter_async_context(driver.connect(server, "/echo", config=PLAIN))
+
+            def received() -> int:
+                return sum(server.stats.received.counts)
+
+            flooders = [await stack.enter_async_context(raw_client(driver, server)) for _ in range(10)]
+            start = await stack.enter_async_context(driver.tasks())
+            for flooder in flooders:
+                start(partial(flooder.wire.send, flood))
+            await driver.until(received)
+            await ws.send("me, too")
+            assert await ws.recv() == "me, too"
+            # Before, each of the ten had a thousand frames of its own in every pass of the loop.
+            assert received() * frames_a_message <= 4000
+            await driver.until(lambda: received() == 1 + 20_000 // frames_a_message)
+
+    driver.run(main)
+
+
+@pytest.mark.parametrize("opcode", [Opcode.PING, Opcode.PONG])
+def test_a_peer_that_sends_too_many_control_frames_is_closed_with_1008(driver: Driver, opcode: Opcode) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        async with driver.serve(arrivals, config=BRIEF) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            await raw.wire.send(encode_frame(opcode, b"", mask=MASK) * 101)
+            *pongs, close = await raw.read_all()
+            assert [pong.opcode for pong in pongs] == ([Opcode.PONG] * 100 if opcode is Opcode.PING else [])
+            assert close.payload == b"\x03\xf0more than 100 control frames in a second"
+            await ws.wait_closed()
+            assert (info(ws).code, info(ws).cause) == (1008, Cause.FLOOD)
+
+    driver.run(main)
+
+
+def test_pongs_that_we_have_asked_for_are_no_flood(driver: Driver) -> None:
+    async def main() -> None:
+        async with pair(driver, PLAIN, MANY_PINGS) as (_, server):
+            for _ in range(300):
+                await server.ping()
+            assert server.state is State.OPEN
 
     driver.run(main)

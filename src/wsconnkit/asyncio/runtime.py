@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, TypeVar
 
+from wsconnkit.managed.runqueue import RunQueue
 from wsconnkit.managed.runtime import Event as AnyEvent
 from wsconnkit.managed.runtime import TaskCancelled, TaskTimeout
 
@@ -171,6 +172,7 @@ class Runtime:
         self.loop = loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = loop.time
         self.future: Callable[[], asyncio.Future[Any]] = loop.create_future
+        self.run_queue = RunQueue(loop.call_soon)
 
     def is_running(self) -> bool:
         """It is the event loop that runs here and now."""

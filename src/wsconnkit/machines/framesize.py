@@ -17,7 +17,7 @@ Alone::
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from sys import maxsize
 
 KIB = 1024
@@ -32,15 +32,17 @@ class FrameLimits:
     max_message_size: bytes of one message, after inflation, over all its fragments.
     warn_threshold: payload bytes from which a frame counts as a warning.
     max_fragments: frames of one message.
+    max_control_frames_per_second: pings, and pongs that answer no ping of ours; as many may come at once.
     """
 
     max_frame_size: int | None = MIB
     max_message_size: int | None = MIB
     warn_threshold: int | None = 512 * KIB
     max_fragments: int | None = 1024
+    max_control_frames_per_second: int | None = 100
 
     def __post_init__(self) -> None:
-        for name in ("max_frame_size", "max_message_size", "warn_threshold", "max_fragments"):
+        for name in (limit.name for limit in fields(self)):
             value = getattr(self, name)
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1, or None for no limit")

@@ -150,7 +150,7 @@ class Connection:
         while (message := self._inbox.get_message()) is None:
             await self._pump.messages()
         if not self._pump.reading:
-            self._pump.resume_reading()
+            self._pump.on_taken()
         return message
 
     def recv_streaming(self) -> AsyncIterator[str | bytes]:
@@ -164,7 +164,7 @@ class Connection:
         while (frame := self._inbox.get_frame()) is None:
             await self._pump.messages()
         if not self._pump.reading:
-            self._pump.resume_reading()
+            self._pump.on_taken()
         return frame
 
     def __aiter__(self) -> Self:
@@ -177,7 +177,7 @@ class Connection:
         except ConnectionClosedOK:
             raise StopAsyncIteration from None
         if not self._pump.reading:
-            self._pump.resume_reading()
+            self._pump.on_taken()
         return message
 
     async def send(self, message: Content | PreparedMessage) -> None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn, Protocol
 
 from wsconnkit.machines.closing import State
+from wsconnkit.managed.lastturns import LastTurns
+from wsconnkit.managed.runqueue import FRAME_COST
 from wsconnkit.managed.runtime import Future, Runtime
 from wsconnkit.managed.senders import Senders
 from wsconnkit.managed.transport import Transport
@@ -20,10 +22,6 @@ from wsconnkit.protocol.transportaction import TransportAction
 
 _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
-_MAX_EVENTS = 1000
-"""Events of one read after which other tasks have their turn."""
-_TURNS = 4
-"""Times that an application must have its turn to answer a message: to receive it, to send, and twice in between."""
 
 
 class Timed(Protocol):
@@ -67,10 +65,11 @@ class Pump:
         self.gone = runtime.event()
         """Set when the transport has ended, and the connection with it."""
         self.reading = True
-        """False while reading is paused because the inbox is full."""
+        """False while reading is paused: the inbox is full, or what was read waits for its turn."""
         self.timed: tuple[Timed, ...] = ()
         """What else is asked when the alarm rings; who gets an earlier deadline calls `wake_at`."""
         self._runtime = runtime
+        self._run_queue = runtime.run_queue
         self._now = runtime.now
         self._on_event = on_event
         self._on_cancelled = on_cancelled
@@ -84,9 +83,8 @@ class Pump:
         self._is_released = False
         self._is_pumping = False
         self._is_flush_scheduled = False
-        self._has_backlog = False
-        self._turns_left: int | None = None
-        """Turns until the end that came behind messages; None where there is none."""
+        self._is_queued = False
+        self._last_turns = LastTurns(self._on_alarm)
 
     # What a transport calls.
 
@@ -108,6 +106,8 @@ class Pump:
 
     def connection_lost(self, error: OSError | None) -> None:  # noqa: D102
         self._is_released = True
+        if not self.reading:
+            self._resume()  # nothing holds the peer back any more: what has no room is lost
         self.core.receive_eof(self._now(), error)
         self.pump()
         self.transport = None
@@ -138,11 +138,17 @@ class Pump:
 
     def pump(self) -> None:
         """Deliver events, then write, obey and re-arm; to be called after every change of the core."""
+        self._pump(self._run_queue.budget)
+
+    def _pump(self, budget: int) -> int:
+        """Do that within a budget of the run queue, where what is over it waits for its turn; return what is left."""
         if self._is_pumping:
-            return  # whoever changes the core within an event, the pass that delivers it goes on with what follows
+            return (
+                budget  # whoever changes the core within an event, the pass that delivers it goes on with what follows
+            )
         self._is_pumping = True
         try:
-            self._deliver()
+            budget = self._deliver(budget)
         finally:
             self._is_pumping = False
         if self._has_news:
@@ -151,6 +157,7 @@ class Pump:
                 self._receiver.set_result(None)
         self.flush()
         self.arm()
+        return budget
 
     def arm(self) -> None:
         """Wake the core when it wants to be woken."""
@@ -159,10 +166,10 @@ class Pump:
         timer = self.core.next_timer
         if timer is None:
             return
-        if timer[0] is Timer.END:
-            self._leave_turns()
-        else:
+        if timer[0] is not Timer.END:
             self._alarm.set(timer[1])
+        elif self.transport is not None:  # what came with the end may be answered, if that is done without further ado
+            self._last_turns.begin(self.transport, self.inbox.messages)
 
     def wake_at(self, deadline: float | None) -> None:
         """Ask those in `timed` at `deadline`, or before."""
@@ -181,11 +188,12 @@ class Pump:
         self._receiver = self._runtime.future()
         return self._receiver
 
-    def resume_reading(self) -> None:
-        """The application has taken something while reading is paused: read again if the inbox has room for it."""
+    def on_taken(self) -> None:
+        """The application has taken something while reading is paused: read again in turn, if there is room for it."""
+        if self._is_queued:
+            return
         if self.inbox.low:
-            self._unpause()
-            self.pump()
+            self._queue_up()
         else:
             self.core.reading_progressed(self._now())
 
@@ -290,14 +298,17 @@ class Pump:
         assert self.core.close_info is not None  # nothing else ends the pump
         raise connection_closed(self.core.close_info)
 
-    def _deliver(self) -> None:
+    def _deliver(self, budget: int) -> int:
+        """Take the next events of the core, as many as the budget allows, and return what is left of it."""
         core, inbox = self.core, self.inbox
         while True:
-            for count, event in enumerate(core.events()):
+            for event in core.events():
+                budget -= FRAME_COST
                 if type(event) is not Message:
                     self._has_news = self._has_news or core.close_info is not None
                     self._on_event(event)
                 elif not (self._is_released and inbox.full):  # else there is no room, and no transport to hold it back
+                    budget -= max(event.size, core.wire_size)
                     for frame in (event,) if self.filter is None else self.filter(event):
                         self._has_news = True
                         size = inbox.put(frame)
@@ -305,11 +316,12 @@ class Pump:
                             self.on_received(size)
                     if inbox.full:
                         self._pause_reading()
-                if count == _MAX_EVENTS and not self._is_released:
-                    self._take_turns()
-                    break
-            if self.reading or core.state is State.OPEN:
-                break
+                if budget <= 0 and not self._is_released:
+                    if self.reading or core.state is not State.OPEN:
+                        self._queue_up()
+                    return budget
+            if self.reading or self._is_queued or core.state is State.OPEN:
+                return budget
             self._unpause()  # the peer's answer to our close is still to be read
 
     def _send_waiting(self, transport: Transport) -> None:
@@ -341,42 +353,37 @@ class Pump:
             self.wake_at(timed.next_timeout())
         self.pump()
 
-    def _leave_turns(self) -> None:
-        """Let the application answer the messages that came with the end, if it does so without further ado."""
-        if self._turns_left is None and self.transport is not None:
-            self._turns_left = _TURNS * (self.inbox.messages + 1)
-            self.transport.call_soon(self._on_turn)
-
-    def _on_turn(self) -> None:
-        assert self._turns_left is not None  # `_leave_turns` has set it
-        self._turns_left -= 1
-        if self._turns_left and self.transport is not None:
-            self.transport.call_soon(self._on_turn)
-        else:
-            self._turns_left = None
-            self._on_alarm()
-
-    def _take_turns(self) -> None:
-        """Go on with what was read when others have had their turn, and read no more before."""
-        if self.transport is not None and not self._has_backlog:
-            self._has_backlog = True
-            self.transport.pause_reading()
-            self.transport.call_soon(self._catch_up)
-
-    def _catch_up(self) -> None:
-        self._has_backlog = False
-        if self.transport is not None and self.reading and not self.transport.is_closing():
-            self.transport.resume_reading()
-        self.pump()
-
     def _pause_reading(self) -> None:
         if self.reading and self.transport is not None and not self._is_released:
             self.reading = False
             self.core.reading_paused(self._now())
             self.transport.pause_reading()
 
+    def _queue_up(self) -> None:
+        """Go on with what was read, and read more, when it is our turn: others are to have theirs."""
+        if not self._is_queued:
+            self._pause_reading()
+            self._is_queued = True
+            self._run_queue.add(self._take_turn)
+
+    def _take_turn(self, budget: int) -> int:
+        if not self._is_queued:
+            return budget  # the transport has ended
+        self._resume()
+        budget = self._pump(budget)
+        if self.reading:
+            self._read_on()
+        return budget
+
     def _unpause(self) -> None:
+        self._resume()
+        self._read_on()
+
+    def _resume(self) -> None:
+        self._is_queued = False
         self.reading = True
         self.core.reading_resumed(self._now())
+
+    def _read_on(self) -> None:
         if self.transport is not None and not self.transport.is_closing():
             self.transport.resume_reading()

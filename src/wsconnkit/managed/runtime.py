@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable, Generator
 from math import inf
 from typing import Any, Protocol, TypeVar
 
+from wsconnkit.managed.runqueue import RunQueue
+
 T = TypeVar("T")
 
 
@@ -68,6 +70,8 @@ class Runtime(Protocol):
 
     sends_per_turn: int
     """Messages sent after which others have their turn: many on asyncio, 1 on trio, where each call is a checkpoint."""
+    run_queue: RunQueue
+    """Where connections wait that have read more than fits into one pass of the loop."""
 
     def is_running(self) -> bool:
         """It is the event loop that runs here and now."""

@@ -24,6 +24,7 @@ class Cause(Enum):
     SLOW_CONSUMER = "slow_consumer"
     SLOW_APPLICATION = "slow_application"
     RATE_LIMIT = "rate_limit"
+    FLOOD = "flood"
     AUTH_EXPIRED = "auth_expired"
     DRAIN = "drain"
     TRANSPORT_LOST = "transport_lost"
@@ -46,6 +47,7 @@ _CODES = {
     Cause.SLOW_CONSUMER: CloseCode.TRY_AGAIN_LATER,
     Cause.SLOW_APPLICATION: CloseCode.TRY_AGAIN_LATER,
     Cause.RATE_LIMIT: CloseCode.POLICY_VIOLATION,
+    Cause.FLOOD: CloseCode.POLICY_VIOLATION,
     Cause.AUTH_EXPIRED: CloseCode.POLICY_VIOLATION,
     Cause.DRAIN: CloseCode.GOING_AWAY,
     Cause.TRANSPORT_LOST: CloseCode.ABNORMAL_CLOSURE,

@@ -25,8 +25,8 @@ from wsconnkit.machines.heartbeat import Heartbeat
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, CloseInfo, Initiator
 from wsconnkit.protocol.closerecord import CloseRecord
 from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.controlrate import ControlRate
 from wsconnkit.protocol.deflate import DeflateParams, Deflater, Inflater, deflate_pair
-from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import (
     Closed,
     Event,
@@ -39,17 +39,21 @@ from wsconnkit.protocol.events import (
     UnreadWarning,
 )
 from wsconnkit.protocol.framereader import FrameReader
-from wsconnkit.protocol.frames import ControlFrame, FrameError, Opcode, Role, check_close, close_payload, parse_close
+from wsconnkit.protocol.frames import (
+    ControlFrame,
+    FrameError,
+    Opcode,
+    Role,
+    check_close,
+    close_payload,
+    parse_close,
+)
 from wsconnkit.protocol.framewriter import FrameWriter
 from wsconnkit.protocol.outbox import Outbox
 from wsconnkit.protocol.sendingside import SendingSide
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.timers import Timer, Timers
 from wsconnkit.protocol.transportaction import TransportAction
-
-MAX_CONTROL_PAYLOAD = 125
-"""Bytes (RFC 6455, section 5.5)."""
-
 
 _TIMEOUTS = {
     Timer.IDLE: (Cause.IDLE, "idle timeout"),
@@ -71,12 +75,12 @@ class ConnectionProtocol(SendingSide):
     __slots__ = (
         "_can_read",
         "_closing",
+        "_control_rate",
         "_eof_behind_data",
         "_events",
         "_frame_size",
         "_is_client",
         "_messages_in_read",
-        "_random_bytes",
         "_reader",
         "_reading_paused",
         "close_info",
@@ -95,7 +99,6 @@ class ConnectionProtocol(SendingSide):
     ) -> None:
         config = config or ConnectionConfig()
         self._is_client = role is Role.CLIENT
-        self._random_bytes = random_bytes
         self._frame_size = frame_size = FrameSize(config.limits)
         stats = ConnectionStats(frame_size.stats, CompressionStats())
         compression = stats.compression
@@ -115,9 +118,11 @@ class ConnectionProtocol(SendingSide):
                 now=now,
             ),
             record=CloseRecord(now),
+            random_bytes=random_bytes,
             now=now,
         )
         self._reader = FrameReader(role, frame_size, inflater=inflater, stats=compression.inbound if inflater else None)
+        self._control_rate = ControlRate(config.limits.max_control_frames_per_second)
         self._can_read = True
         """Until the peer has ended what it sends, in order or not, or the connection is over."""
         self._reading_paused = False
@@ -151,14 +156,16 @@ class ConnectionProtocol(SendingSide):
             self._reader.receive_data(data)
 
     def receive_eof(self, now: float, error: OSError | None = None) -> None:
-        """The transport has ended, with the operating system's `error` where it ended badly. Idempotent."""
+        """The peer has ended its direction, or the transport broke with the operating system's `error`. Idempotent.
+
+        An end comes behind what was received before; a transport that broke while reading was paused, at once.
+        """
         self._tick(now)
         if self.state is State.CLOSED:
             return
         self._record.on_error(error)
         self._release_end()
-        if self._reading_paused and not self._eof_behind_data:
-            # The transport broke while nobody read; what was not taken in by then is lost with it.
+        if self._reading_paused and error is not None:
             self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
         else:
             self._eof_behind_data = True
@@ -193,25 +200,6 @@ class ConnectionProtocol(SendingSide):
         return next(self.events(), None)
 
     # What the application does.
-
-    def ping(self, payload: bytes | None, now: float) -> bytes:
-        """Send a ping of at most 125 bytes, four random ones for None, and return its payload.
-
-        Raises LocalProtocolError when the connection is not open or the payload is too long, TypeError when it is
-        no bytes.
-        """
-        self._tick(now)
-        if self.state is not State.OPEN:
-            raise LocalProtocolError(f"cannot ping in state {self.state.name}; it must be OPEN")
-        if payload is None:
-            payload = self._random_bytes(4)
-        if not isinstance(payload, bytes):
-            raise TypeError(f"ping payload is of type {type(payload).__name__}; it must be bytes")
-        if len(payload) > MAX_CONTROL_PAYLOAD:
-            raise LocalProtocolError(f"ping payload of {len(payload)} bytes; at most {MAX_CONTROL_PAYLOAD} are allowed")
-        self._heartbeat.on_ping_sent(payload, self._now)
-        self._write(self._writer.control(Opcode.PING, payload))
-        return payload
 
     def close(self, code: int, reason: str, now: float, *, cause: Cause = Cause.LOCAL_CLOSE) -> None:
         """Begin the closing handshake; `reason` is cut to 123 bytes of whole UTF-8. Does nothing when it has begun.
@@ -296,6 +284,11 @@ class ConnectionProtocol(SendingSide):
     # What is.
 
     @property
+    def wire_size(self) -> int:
+        """Payload bytes on the wire of the data frame that `events` yielded last."""
+        return self._reader.wire_size
+
+    @property
     def latency(self) -> float | None:
         """Seconds from the last answered ping to its pong; None before the first."""
         return self._heartbeat.latency
@@ -322,14 +315,17 @@ class ConnectionProtocol(SendingSide):
         self._events.append(message)
 
     def _on_control(self, frame: ControlFrame) -> None:
+        """Take a control frame. Raises FrameError."""
         payload = frame.payload
-        if frame.opcode is Opcode.PING:
+        if frame.opcode is Opcode.CLOSE:
+            self._on_end(parse_close(payload))
+        elif frame.opcode is Opcode.PING:
+            self._control_rate.on_ping(self._now)
             self._answer_ping(payload)
             self._events.append(PingReceived(payload))
-        elif frame.opcode is Opcode.PONG:
-            self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
         else:
-            self._on_end(parse_close(payload))
+            self._control_rate.on_pong(self._now, self._pings_sent)
+            self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
 
     def _on_end(self, end: CloseFrame | FrameError) -> None:
         """Take what ends the connection, but let the application answer the messages before it first."""
@@ -355,7 +351,7 @@ class ConnectionProtocol(SendingSide):
         if beat.late_by:
             self._note_stall(beat.late_by)
         if beat.ping is not None:
-            self._write(self._writer.control(Opcode.PING, beat.ping))
+            self._send_ping(beat.ping)
             self._events.append(HeartbeatPinged(beat.missed))
         if beat.dead:
             self._end(Input.GIVE_UP, CloseFrame(Cause.HEARTBEAT.code, "connection timeout"), Cause.HEARTBEAT)

@@ -9,6 +9,9 @@ from wsconnkit.machines.closecodes import CloseCode, may_send
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame
 from wsconnkit.protocol.errors import LocalProtocolError
 
+_MAX_CONTROL_PAYLOAD = 125
+"""Bytes (RFC 6455, section 5.5)."""
+
 
 class Role(Enum):
     """Which side of a connection this is: a client masks what it sends (RFC 6455, section 5.3)."""
@@ -73,6 +76,14 @@ def check_close(code: object, reason: object) -> None:
         )
     if not isinstance(reason, str):
         raise LocalProtocolError(f"close reason is of type {type(reason).__name__}; it must be str")
+
+
+def check_ping(payload: object) -> None:
+    """Raise TypeError when the payload of a ping is no bytes, LocalProtocolError when it is too long for one."""
+    if not isinstance(payload, bytes):
+        raise TypeError(f"ping payload is of type {type(payload).__name__}; it must be bytes")
+    if len(payload) > _MAX_CONTROL_PAYLOAD:
+        raise LocalProtocolError(f"ping payload of {len(payload)} bytes; at most {_MAX_CONTROL_PAYLOAD} are allowed")
 
 
 def close_payload(frame: CloseFrame) -> bytes:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.heartbeat import Heartbeat
 from wsconnkit.protocol.closerecord import CloseRecord
 from wsconnkit.protocol.errors import LocalProtocolError
-from wsconnkit.protocol.frames import Opcode
+from wsconnkit.protocol.frames import Opcode, check_ping
 from wsconnkit.protocol.framewriter import FrameWriter
 from wsconnkit.protocol.outbox import Outbox, Put, Turn
 from wsconnkit.protocol.prepared import Content, PreparedMessage, payload_of
@@ -30,6 +31,8 @@ class SendingSide(ABC):
         "_now",
         "_output",
         "_pending_pong",
+        "_pings_sent",
+        "_random_bytes",
         "_record",
         "_timers",
         "_writer",
@@ -49,13 +52,16 @@ class SendingSide(ABC):
         heartbeat: Heartbeat,
         timers: Timers,
         record: CloseRecord,
+        random_bytes: Callable[[int], bytes],
         now: float,
     ) -> None:
         self._writer = writer
         self._heartbeat = heartbeat
         self._timers = timers
         self._record = record
+        self._random_bytes = random_bytes
         self._now = now
+        self._pings_sent = 0
         self._output: list[bytes] = []
         self._pending_pong: bytes | None = None
         self._writing_paused = False
@@ -95,6 +101,22 @@ class SendingSide(ABC):
         if self._timers.watches_idle:
             self._timers.restart_idle(self._now)
         return len(payload)
+
+    def ping(self, payload: bytes | None, now: float) -> bytes:
+        """Send a ping of at most 125 bytes, four random ones for None, and return its payload.
+
+        Raises LocalProtocolError when the connection is not open or the payload is too long, TypeError when it is
+        no bytes.
+        """
+        self._tick(now)
+        if self.state is not State.OPEN:
+            raise LocalProtocolError(f"cannot ping in state {self.state.name}; it must be OPEN")
+        if payload is None:
+            payload = self._random_bytes(4)
+        check_ping(payload)
+        self._heartbeat.on_ping_sent(payload, self._now)
+        self._send_ping(payload)
+        return payload
 
     def send_shared(self, message: PreparedMessage, now: float) -> bytes | None:
         """Send a message and return its frame, which is to be written at once; None where `send` has to do it.
@@ -224,6 +246,10 @@ class SendingSide(ABC):
     def _write(self, frame: bytes) -> None:
         self._output.append(frame)
         self.bytes_to_send += len(frame)
+
+    def _send_ping(self, payload: bytes) -> None:
+        self._pings_sent += 1
+        self._write(self._writer.control(Opcode.PING, payload))
 
     def _answer_ping(self, payload: bytes) -> None:
         if self.state is not State.OPEN:

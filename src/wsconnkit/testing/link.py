@@ -77,6 +77,7 @@ class Endpoint:
 
     def abort(self, error: OSError | None = None) -> None:
         """The transport breaks, for both sides."""
+        self.connection.reading_resumed(self.clock.now)
         self.connection.receive_eof(self.clock.now, error)
         self.pump()
 

@@ -20,6 +20,7 @@ from itertools import count
 from math import inf
 from typing import Any, TypeVar
 
+from wsconnkit.managed.runqueue import RunQueue
 from wsconnkit.managed.runtime import Event as AnyEvent
 from wsconnkit.managed.runtime import TaskCancelled, TaskTimeout
 from wsconnkit.testing.clock import VirtualClock
@@ -260,6 +261,7 @@ class Runtime:
         """What it moves when all wait."""
         self.random = random.Random(seed)  # noqa: S311 - tests want repeatable orders
         """Where all chance comes from."""
+        self.run_queue = RunQueue(self.call_soon)
         self._ready: list[Handle] = []
         self._timers: list[tuple[float, int, Handle]] = []
         self._numbers = count()

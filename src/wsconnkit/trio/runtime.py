@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import trio
 
+from wsconnkit.managed.runqueue import RunQueue
 from wsconnkit.managed.runtime import Event, TaskCancelled, TaskTimeout
 
 if sys.version_info < (3, 11):
@@ -160,6 +161,10 @@ class Runtime:
         """Where its tasks live; None for system tasks."""
         self._token = trio.lowlevel.current_trio_token()
         self._start: Start = _start_system_task if nursery is None else nursery.start_soon
+        self.run_queue = RunQueue(self._call_soon)
+
+    def _call_soon(self, callback: Callable[[], None]) -> None:
+        self._start(_call, callback)
 
     def is_running(self) -> bool:
         """It is the event loop that runs here and now."""
@@ -220,6 +225,11 @@ class Runtime:
 def _start_system_task(function: Callable[..., Awaitable[Any]], *args: Any, name: str | None = None) -> None:
     """Start a task of nobody's, with the caller's context variables, as a task of a nursery has them."""
     trio.lowlevel.spawn_system_task(function, *args, name=name, context=copy_context())
+
+
+@trio.lowlevel.enable_ki_protection
+async def _call(callback: Callable[[], None]) -> None:
+    callback()
 
 
 @trio.lowlevel.disable_ki_protection
