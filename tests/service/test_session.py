@@ -307,7 +307,8 @@ def test_what_is_no_message_of_type_auth_is_for_the_application(message: str | b
 
 
 @pytest.mark.parametrize(
-    "payload", [None, "", TOKEN, [], [TOKEN], {}, {"token": None}, {"token": ""}, {"token": 7}, {"Token": TOKEN}]
+    "payload",
+    [None, "", TOKEN, [], [TOKEN], {}, {"token": None}, {"token": ""}, {"token": "  "}, {"token": 7}, {"Token": TOKEN}],
 )
 def test_a_message_of_type_auth_without_a_token_is_answered_with_what_is_missing(payload: object) -> None:
     session = session_of(expiring(10.0), reauthenticate=True)

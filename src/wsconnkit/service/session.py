@@ -193,7 +193,7 @@ class Session:
         if wait:
             return _limited(request_id, "too many tokens", wait, wall_now)
         token = payload.get("token") if isinstance(payload, dict) else None
-        if not (isinstance(token, str) and token):
+        if not (isinstance(token, str) and token.strip()):
             return self._failed(AuthenticationError(AuthFailure.MISSING), request_id, wall_now)
         if len(token) > _MAX_TOKEN:
             return self._failed(AuthenticationError(AuthFailure.INVALID, "too long"), request_id, wall_now)

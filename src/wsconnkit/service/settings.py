@@ -40,7 +40,8 @@ class BadSettings(ValueError):
         self.problems = problems
 
 
-# What makes a value of a variable's text, and says what is allowed when it cannot.
+# What makes a value of a variable's text, and says what is allowed when it cannot. Where nothing verifies tokens unless
+# it is set, only an empty text sets nothing: one of spaces must not let everyone in.
 
 
 def _integer(low: int = 1, high: int = _MAX_INTEGER, unit: str = "") -> Callable[[str], int]:
@@ -88,7 +89,7 @@ def _path(text: str) -> str:
 
 
 def _secret(text: str) -> SecretBytes | None:
-    if not text.strip():
+    if not text:
         return None
     from wsconnkit.service.auth import JWTAuthenticator
 
@@ -96,14 +97,16 @@ def _secret(text: str) -> SecretBytes | None:
         secret = text.encode("utf-8", "surrogateescape")  # as the process was given it
         JWTAuthenticator(secret=secret)
     except ValueError:
-        raise ValueError("it must be at least 32 bytes (RFC 7518, section 3.2), and no public key") from None
+        raise ValueError(
+            "it must be at least 32 bytes (RFC 7518, section 3.2), not only spaces, and no public key"
+        ) from None
     return SecretBytes(secret)
 
 
 def _domain(text: str, info: ValidationInfo) -> str | None:
-    text = text.strip()
     if not text:
         return None
+    text = text.strip()
     if not _HOST.fullmatch(text):
         raise ValueError("it must be a host's name alone, like 'auth.example.com'")
     if _may_be_set(info, "jwt_secret"):
@@ -112,10 +115,10 @@ def _domain(text: str, info: ValidationInfo) -> str | None:
 
 
 def _claim(text: str, info: ValidationInfo) -> str | None:
-    text = text.strip()
     if not text:
         return None
-    if not text.isprintable():
+    text = text.strip()
+    if not (text and text.isprintable()):
         raise ValueError("it must be printable text")
     if not (_may_be_set(info, "jwt_secret") or _may_be_set(info, "auth_domain")):
         raise ValueError("it must not be set without SUPABASE_AUTH_DOMAIN or JWT_SECRET: nothing verifies tokens")
