@@ -36,6 +36,7 @@ DEFAULTS = {
     "FRAME_WARN_THRESHOLD": "524288",
     "MAX_CONNECTIONS_PER_USER": "3",
     "RATE_LIMIT_REQUESTS_PER_MINUTE": "100",
+    "RATE_LIMIT_FAILED_AUTH_PER_MINUTE": "10",
     "IDLE_TIMEOUT": "300000",
     "CLOSE_TIMEOUT": "5000",
     "DRAIN_WINDOW": "10000",
@@ -465,8 +466,12 @@ def test_users_are_admitted_by_their_tier() -> None:
 
 def test_without_authentication_an_address_has_the_rates_of_a_user() -> None:
     admission = settings_of(
-        RATE_LIMIT_REQUESTS_PER_MINUTE="7", MAX_CONNECTIONS="20", MAX_CONNECTIONS_PER_USER="5"
+        RATE_LIMIT_REQUESTS_PER_MINUTE="7",
+        RATE_LIMIT_FAILED_AUTH_PER_MINUTE="6",
+        MAX_CONNECTIONS="20",
+        MAX_CONNECTIONS_PER_USER="5",
     ).admission
+    assert admission.failed_auth == RateLimit(6, 60.0)
     assert admission.per_ip == admission.per_user == rates(7)
     assert (admission.max_connections, admission.max_connections_per_user) == (20, 5)
 

@@ -176,6 +176,7 @@ class Settings(BaseSettings):
     compression_threshold, max_frame_size, frame_warn_threshold: bytes; max_frame_size is the limit of a message, too.
     max_connections: None for no limit.
     requests_per_minute: upgrades, and messages, of a user of the tier free or of none.
+    failed_auth_per_minute: invalid tokens of an address.
     origins: those of web pages that may connect, next to the server's own.
     trusted_proxies: networks.
     """
@@ -202,6 +203,7 @@ class Settings(BaseSettings):
     max_connections_per_user: _Count = _variable("MAX_CONNECTIONS_PER_USER", "3")
     max_connections: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable("MAX_CONNECTIONS")
     requests_per_minute: _Count = _variable("RATE_LIMIT_REQUESTS_PER_MINUTE", "100")
+    failed_auth_per_minute: _Count = _variable("RATE_LIMIT_FAILED_AUTH_PER_MINUTE", "10")
     origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _variable("ALLOWED_ORIGINS")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = _variable("TRUSTED_PROXIES")
     idle_timeout: _Seconds = _variable("IDLE_TIMEOUT", "300000")
@@ -292,6 +294,7 @@ class Settings(BaseSettings):
         return AdmissionConfig(
             max_connections=self.max_connections,
             max_connections_per_user=self.max_connections_per_user,
+            failed_auth=RateLimit(self.failed_auth_per_minute),
             per_ip=Rates(upgrades=free.upgrades) if self.authenticates else free,
             per_user=free,
             tiers={
