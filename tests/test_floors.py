@@ -19,6 +19,8 @@ FRONT_DOOR = ""
 FLOORS = {
     "machines": 1,
     "protocol": 2,
+    # What a URL names, for the service; the core may not do that itself.
+    "download": 2,
     "service": 3,
     # What the managed floor needs and the core may not do.
     "environment": 3,

@@ -10,6 +10,7 @@ from collections.abc import Generator
 import pytest
 
 from wsconnkit.asyncio import Connection, serve
+from wsconnkit.service.admission import AdmissionConfig
 from wsconnkit.service.auth import JWTAuthenticator
 from wsconnkit.service.keys import MAX_WAIT
 from wsconnkit.testing.eventloop import VirtualTimeLoop
@@ -18,6 +19,8 @@ from .issuer import Issuer, new_key, running_issuer
 from .peers import Arrivals, Run, attempt, head, no_time_passing, opened, port, refused, sort_out
 
 LIFESPAN = 300.0
+GUESSING = AdmissionConfig(failed_auth=None)
+"""For those who are to try ever so many tokens."""
 
 
 @pytest.fixture
@@ -79,7 +82,9 @@ def test_a_flood_of_unknown_keys_is_no_flood_of_fetches(
 ) -> None:
     async def main() -> None:
         start = loop.time()
-        async with serve(Arrivals(), "127.0.0.1", 0, authenticate=issuer.authenticator(), backlog=200) as server:
+        async with serve(
+            Arrivals(), "127.0.0.1", 0, authenticate=issuer.authenticator(), admission=GUESSING, backlog=200
+        ) as server:
             client = await opened(server, token=issuer.token("ES256"))
             for _ in range(3):
                 issuer.hold()
@@ -99,7 +104,7 @@ def test_a_flood_of_unknown_keys_is_no_flood_of_fetches(
 
 def test_keys_are_fetched_at_most_five_times_a_minute(run_virtual: Run, issuer: Issuer) -> None:
     async def main() -> None:
-        async with serve(Arrivals(), "127.0.0.1", 0, authenticate=issuer.authenticator()) as server:
+        async with serve(Arrivals(), "127.0.0.1", 0, authenticate=issuer.authenticator(), admission=GUESSING) as server:
 
             async def flood() -> int:
                 before = issuer.requests

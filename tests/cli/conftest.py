@@ -102,7 +102,7 @@ def serving(start: Start) -> Serving:
 
 
 class Pty:
-    """A command in a terminal of 80 columns and 24 lines."""
+    """A command in a terminal of 80 columns and 24 lines, of which `options` may take some standard streams away."""
 
     def __init__(self, start: Start, arguments: Sequence[str], **options: Any) -> None:
         import fcntl
@@ -111,7 +111,8 @@ class Pty:
 
         self._master, slave = os.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-        self.process = start(arguments, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, **options)
+        options = {**dict.fromkeys(("stdin", "stdout", "stderr"), slave), **options}
+        self.process = start(arguments, start_new_session=True, **options)
         os.close(slave)
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self.seen = ""

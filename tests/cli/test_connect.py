@@ -233,6 +233,17 @@ def test_a_refusal_is_told_with_its_status_and_without_the_token(run: Any) -> No
     )
 
 
+def test_a_refusal_cannot_control_a_terminal(terminal: Any) -> None:
+    body = "\x1b[2J \x9b31m \u202e \u2028 \x85\r\n end".encode()
+    with http_server(f"HTTP/1.1 404 No\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body) as uri:
+        status, shown = terminal("connect", uri, stdin=subprocess.PIPE).end()
+    assert status == 1
+    assert shown == (
+        f"Error: cannot connect to {uri}: the server refused with HTTP 404 Not Found: "
+        "\\x1b[2J \\x9b31m \\u202e \\u2028 \\x85 end\r\n"
+    )
+
+
 def test_a_long_refusal_is_cut_but_never_within_a_token(run: Any) -> None:
     head = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 1000\r\n\r\n"
     with http_server((head + b"x" * 190 + b" TARGET").ljust(len(head) + 1100, b"y")) as uri:
@@ -310,6 +321,40 @@ def test_in_a_terminal_a_close_by_the_server_ends_it(terminal: Any) -> None:
         pty.type("hello\n")
         pty.wait_for("Closed: 1011 (internal error) 'broken', begun by the peer, cause peer_close.")
         assert pty.end()[0] == 1
+
+
+WILD = "\x1b]0;title\x07 \x9b31m \u202e \u2028 \x85 \x1b[2J \x7f\ttab\nline"
+
+
+async def wild(ws: Connection) -> None:
+    await ws.send(WILD)
+    await ws.close(4000, "\x1b[2J\u202e\u2028\x9b")
+
+
+@pytest.mark.parametrize("ends", ["all", "stdin", "stderr"])
+@pytest.mark.parametrize("kind", ["xterm", "dumb"])
+def test_nothing_that_a_peer_sends_controls_a_terminal(terminal: Any, ends: str, kind: str) -> None:
+    elsewhere = {} if ends == "all" else {ends: subprocess.PIPE}
+    with server(wild) as uri:
+        pty = terminal("connect", uri, env={"TERM": kind}, **elsewhere)
+        status, shown = pty.end()
+    assert status == 1
+    assert r"\x1b]0;title\x07 \x9b31m \u202e \u2028 \x85 \x1b[2J \x7f" in shown
+    for char in "\x07\x7f\x85\x9b\u202e\u2028":
+        assert char not in shown
+    assert "\x1b]" not in shown
+    assert "\x1b[2J" not in shown
+    if elsewhere or kind == "dumb":
+        assert "\x1b" not in shown  # of our own there is some only where there is a prompt
+
+
+def test_a_pipe_has_messages_as_they_came(run: Any) -> None:
+    with server(wild) as uri:
+        ended = run("connect", uri)
+    assert ended.stdout == f"{WILD}\n"
+    assert ended.stderr.splitlines()[-1] == (
+        r"Closed: 4000 (private to the application) '\x1b[2J\u202e\u2028\x9b', begun by the peer, cause peer_close."
+    )
 
 
 def test_in_a_dumb_terminal_it_is_a_filter(terminal: Any) -> None:

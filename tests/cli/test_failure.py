@@ -7,7 +7,7 @@ import ssl
 
 import pytest
 
-from wsconnkit.cli.failure import os_error_text, printable, without_query
+from wsconnkit.cli.failure import os_error_text, without_query
 
 URI = "ws://host/ws?token=s3cr%2Bet&v=1&user=alice"
 
@@ -31,18 +31,6 @@ def test_a_certificate_is_told_by_what_is_wrong_with_it() -> None:
     error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
     error.verify_message = "self-signed certificate"
     assert os_error_text(error) == "the server's certificate is not valid: self-signed certificate"
-
-
-@pytest.mark.parametrize(
-    ("text", "shown"),
-    [
-        ("plain é 日本 \u200d", "plain é 日本 \u200d"),
-        ("a\nb\tc", "a\nb\tc"),
-        ("\x1b[31m\x07\r\x7f\x9b", "\\x1b[31m\\x07\\r\\x7f\\x9b"),
-    ],
-)
-def test_what_could_control_a_terminal_is_escaped(text: str, shown: str) -> None:
-    assert printable(text) == shown
 
 
 @pytest.mark.parametrize(

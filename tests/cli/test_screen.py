@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -60,6 +61,23 @@ def test_a_message_that_fills_the_screen_is_followed_by_a_new_prompt(capfd: pyte
     assert capfd.readouterr().out.endswith("  5\n")
 
 
-def test_a_message_cannot_control_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
-    Terminal().message("a\x1b[2Jb\r")
-    assert r"a\x1b[2Jb\r" in capfd.readouterr().out
+@pytest.mark.parametrize("kind", [Terminal, Screen])
+def test_a_message_cannot_control_the_terminal(
+    kind: type[Screen], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    kind().message("a\x1b[2Jb\r\x9b31m\u202ec\u2028d\ud800")
+    assert r"a\x1b[2Jb\r\x9b31m\u202ec\u2028d\ud800" in capsys.readouterr().out
+
+
+def test_a_filter_in_a_terminal_shows_lines_and_tabs(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    Screen().message("a\tb\nc")
+    assert capsys.readouterr().out == "a\tb\nc\n"
+
+
+def test_a_note_is_one_line_wherever_it_goes(capfd: pytest.CaptureFixture[str]) -> None:
+    Screen().note("a\nb\u2028c\u202e")
+    assert capfd.readouterr().err == "a\\nb\\u2028c\\u202e\n"

@@ -197,6 +197,17 @@ def test_each_key_has_its_own_tokens() -> None:
     assert len(buckets) == 2
 
 
+def test_to_ask_when_there_is_a_token_takes_none_and_makes_no_bucket() -> None:
+    buckets, limit = TokenBuckets(), RateLimit(1, 10.0)
+    assert [buckets.wait("a", limit, 0.0) for _ in range(3)] == [0.0] * 3
+    assert len(buckets) == 0
+    buckets.take("a", limit, 5.0)
+    assert buckets.wait("a", limit, 5.0) == 10.0
+    assert buckets.wait("a", limit, 0.0) == 10.0  # time does not go back
+    assert buckets.wait("a", RateLimit(2, 10.0), 5.0) == buckets.wait("b", limit, 5.0) == 0.0
+    assert buckets.wait("a", limit, 15.0) == 0.0
+
+
 def test_a_key_has_other_tokens_under_another_limit() -> None:
     buckets = TokenBuckets()
     assert [buckets.take("a", ONE, 0.0), buckets.take("a", TWO, 0.0), buckets.take("a", TWO, 0.0)] == [0.0] * 3

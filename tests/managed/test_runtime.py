@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -374,6 +377,94 @@ def test_a_blocking_function_and_a_callback_from_elsewhere(run: Run) -> None:
             assert await runtime.in_thread(lambda: 42) == 42
 
     run(main)
+
+
+# Threads, which may last longer than the loop.
+
+
+def whole_asyncio(main: Main) -> None:
+    async def with_runtime() -> None:
+        await main(wsconnkit.asyncio.runtime.Runtime())
+
+    asyncio.run(with_runtime())
+
+
+def whole_uvloop(main: Main) -> None:
+    async def with_runtime() -> None:
+        await main(wsconnkit.asyncio.runtime.Runtime())
+
+    uvloop.run(with_runtime())
+
+
+def whole_trio(main: Main) -> None:
+    async def with_nursery() -> None:
+        async with trio.open_nursery() as nursery:
+            await main(wsconnkit.trio.runtime.Runtime(nursery))
+            nursery.cancel_scope.cancel()
+
+    trio.run(with_nursery)
+
+
+on_whole_loops = pytest.mark.parametrize("run_whole", [whole_asyncio, whole_uvloop, whole_trio])
+
+
+@on_whole_loops
+def test_what_a_thread_returns_or_raises_is_handed_over(run_whole: Callable[[Main], None]) -> None:
+    where = contextvars.ContextVar("where", default="nowhere")
+
+    async def main(runtime: Runtime) -> None:
+        where.set("here")
+        assert await runtime.in_thread(where.get) == "here"
+        assert await runtime.in_thread(threading.current_thread) is not threading.current_thread()
+        with pytest.raises(ZeroDivisionError):
+            await runtime.in_thread(lambda: 1 // 0)
+
+    run_whole(main)
+
+
+@pytest.mark.parametrize("how", ["cancelled", "left"])
+@on_whole_loops
+def test_a_loop_ends_though_a_thread_does_not(run_whole: Callable[[Main], None], how: str) -> None:
+    begun, may_end, has_ended = threading.Event(), threading.Event(), threading.Event()
+
+    def block() -> None:
+        begun.set()
+        may_end.wait(30)
+        has_ended.set()
+
+    async def main(runtime: Runtime) -> None:
+        ends = Ends()
+        task = runtime.start(runtime.in_thread, block, on_end=ends)
+        while not begun.is_set():
+            await runtime.sleep(0)
+        if how == "cancelled":
+            task.cancel()
+            while not ends.types:
+                await runtime.sleep(0)
+            assert ends.types == [TaskCancelled]
+
+    run_whole(main)
+    assert not has_ended.is_set()
+    may_end.set()  # and what it brings, after the end of the loop, troubles nobody
+    assert has_ended.wait(30)
+
+
+@on_whole_loops
+def test_the_interpreter_ends_though_a_thread_does_not(run_whole: Callable[[Main], None]) -> None:
+    code = f"""if True:
+        import threading
+        from tests.managed.test_runtime import {run_whole.__name__} as run
+
+        async def main(runtime):
+            begun = threading.Event()
+            runtime.start(runtime.in_thread, lambda: begun.set() or threading.Event().wait(), on_end=lambda _: None)
+            while not begun.is_set():
+                await runtime.sleep(0)
+
+        run(main)
+    """
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 # What only structured loops have.

@@ -268,6 +268,11 @@ def test_more_lines_than_one_are_indented_in_text() -> None:
     assert lines[1:] == ["    second\\x1b[2J", "    ValueError: wrong", "    2025 INFO forged"]
 
 
+def test_only_line_feeds_begin_a_line_in_text() -> None:
+    text = text_of(logging.INFO, "first\u2028second\x85third\r\x0bfourth\n", field="a\u2028b")
+    assert text == 'INFO     first\\u2028second\\x85third\\r\\x0bfourth field="a\\u2028b"'
+
+
 def test_an_empty_message_is_one_in_text() -> None:
     assert text_of(logging.INFO, "", field=1) == "INFO      field=1"
 

@@ -172,6 +172,7 @@ def busy_server() -> Server:
         server.stats.on_refused(reason)
     server.stats.on_limited("upgrade")
     server.stats.on_limited("message")
+    server.stats.on_limited("auth")
     for event in (PongReceived(b"", 0.02), HeartbeatPinged(1), HeartbeatStalled(2.0)):
         server.stats.on_event(event)
     for size in (10, 1_000_000, 2**40):
@@ -237,7 +238,7 @@ def test_states_reasons_kinds_and_causes_are_there_before_they_happen() -> None:
     series = scraped(Server())
     assert labelled(series, "connections") == dict.fromkeys((state.value for state in State), 0)
     assert labelled(series, "upgrades_refused_total") == dict.fromkeys((reason.value for reason in Refused), 0)
-    assert labelled(series, "rate_limited_total") == {"upgrade": 0, "message": 0}
+    assert labelled(series, "rate_limited_total") == {"upgrade": 0, "message": 0, "auth": 0}
     assert labelled(series, "queue_bytes") == {"inbound": 0, "outbound": 0}
     assert value(series, "heartbeat_rtt_seconds_count") == 0
     for cause in Cause:
@@ -334,7 +335,7 @@ def test_what_the_server_stats_count_is_shown() -> None:
     assert value(series, "connections_closed_total", cause="peer_close", code="1000") == 1
     assert value(series, "connections_closed_total", cause="peer_close", code="4xxx") == 1
     assert labelled(series, "upgrades_refused_total") == dict.fromkeys((reason.value for reason in Refused), 1)
-    assert labelled(series, "rate_limited_total") == {"upgrade": 1, "message": 1}
+    assert labelled(series, "rate_limited_total") == {"upgrade": 1, "message": 1, "auth": 1}
     assert value(series, "heartbeat_misses_total") == 1
     assert value(series, "heartbeat_stalls_total") == 1
 

@@ -386,6 +386,9 @@ class TrioSocketDriver(TrioDriver):
         async with wsconnkit.trio.serve(handler, "127.0.0.1", port, **kwargs) as server:
             yield server
 
+    def connect(self, server: Any, path: str = "/", **kwargs: Any) -> AbstractAsyncContextManager[Any]:
+        return wsconnkit.trio.connect(f"ws://127.0.0.1:{port_of(server)}{path}", **kwargs)
+
     async def dial(self, server: Any) -> Wire:
         return TrioWire(await trio.open_tcp_stream("127.0.0.1", port_of(server)))
 

@@ -321,6 +321,15 @@ def test_settings_are_equal_by_value_hashable_and_can_be_copied() -> None:
     assert hash(config) == hash(copy.deepcopy(config))
 
 
+@pytest.mark.parametrize("value", [0, 10, "10", Rates()])
+def test_a_limit_of_failed_authentications_is_a_rate_or_none(value: Any) -> None:
+    assert AdmissionConfig().failed_auth == RateLimit(10, 60.0)
+    assert AdmissionConfig(failed_auth=None).failed_auth is None
+    with pytest.raises(ValueError, match="it must be a RateLimit, or None for no limit") as caught:
+        AdmissionConfig(failed_auth=value)
+    assert str(caught.value).startswith(f"failed_auth is {value!r}; ")
+
+
 def test_the_reasons_are_a_closed_set_of_labels() -> None:
     assert {reason.value for reason in Refused} == {
         "draining",
@@ -329,6 +338,7 @@ def test_the_reasons_are_a_closed_set_of_labels() -> None:
         "missing",
         "invalid",
         "expired",
+        "failed_auth",
         "unavailable",
         "capacity",
         "user_cap",

@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any
 
@@ -86,7 +86,7 @@ class Issuer:
         """In place of the keys."""
         self.status = 200
         self.reason = ""
-        self.hangs_up = False
+        self.hangs_up = self.drips = False
         self.requests: list[tuple[str, str]] = []
         issuer = self
 
@@ -96,6 +96,12 @@ class Issuer:
                 if issuer.hangs_up:
                     return
                 self.send_response(issuer.status, issuer.reason or None)
+                if issuer.drips:
+                    self.flush_headers()
+                    with suppress(OSError):
+                        while not threading.Event().wait(0.01):
+                            self.wfile.write(b"X: y\r\n")
+                    return
                 self.end_headers()
                 self.wfile.write(json.dumps({"keys": issuer.keys}).encode() if issuer.body is None else issuer.body)
 
@@ -494,6 +500,7 @@ BROKEN = {
     "no json": {"body": b"<html>"},
     "no text": {"body": b"\xff\xfe\xff"},
     "nothing": {"body": b""},
+    "too much": {"body": b'{"keys": [' + b" " * 256 * 1024 + b"]}"},
     "no object": {"body": b"[]"},
     "no keys": {"body": b"{}"},
     "keys no list": {"body": b'{"keys": {"a": 1}}'},
@@ -535,6 +542,28 @@ def test_a_server_that_is_not_there_or_says_nothing_makes_a_fetch_fail(caplog: p
         ask(auth, signed("rsa"))
     assert time.monotonic() - began_at < 4
     assert [vars(record)["type"] for record in caplog.records] == ["auth_error"] * 2
+
+
+def test_an_answer_that_drips_makes_a_fetch_fail_in_time(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
+    auth = published(issuer, jwk("rsa"), jwks_timeout=0.2)
+    issuer.drips = True
+    with pytest.raises(KeysUnavailable):
+        ask(auth, signed("rsa"))
+    assert "TimeoutError: there was no complete answer within 0.2 s" in caplog.text
+    issuer.drips = False
+    assert ask(auth, signed("rsa")).subject == "alice"
+
+
+def test_what_the_server_says_is_told_escaped_and_cut(issuer: Issuer, caplog: pytest.LogCaptureFixture) -> None:
+    auth = published(issuer, jwk("rsa"))
+    issuer.status, issuer.reason = 500, "\x1b]0;title\a\x9b31m" + 10_000 * "x"
+    with pytest.raises(KeysUnavailable):
+        ask(auth, signed("rsa"))
+    detail = vars(caplog.records[0])["detail"]
+    assert detail.startswith(r"HTTP Error 500: \x1b]0;title\x07\x9b31mxxx")
+    assert detail in caplog.records[0].getMessage()
+    assert caplog.records[0].getMessage().isprintable()
+    assert len(caplog.records[0].getMessage()) < 400
 
 
 def test_keys_that_cannot_be_used_do_not_hide_those_that_can(issuer: Issuer) -> None:
@@ -726,6 +755,9 @@ def test_other_addresses_are_refused_and_not_quoted(url: Any) -> None:
         ({"algorithms": ["RS256"]}, "algorithms is ['RS256']; for this kind of key there are HS256, HS384, HS512"),
         ({"secret": 7}, "secret is of type int; it must be str or bytes"),
         ({"secret": "hush"}, "secret has 4 bytes; HS256 takes at least 32"),
+        ({"secret": " " * 40}, "secret is nothing but whitespace; it must be a value nobody can know"),
+        ({"secret": b"\t\n" * 20}, "secret is nothing but whitespace; it must be a value nobody can know"),
+        ({"secret": "\u3000" * 20}, "secret is nothing but whitespace; it must be a value nobody can know"),
         ({"algorithms": ["HS256", "HS512"]}, "secret has 33 bytes; HS512 takes at least 64"),
     ],
 )

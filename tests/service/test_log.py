@@ -30,6 +30,7 @@ from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.log import (
     ConnectionLog,
     log_auth_failed,
+    log_auth_limited,
     log_draining,
     log_refused,
     log_retry,
@@ -358,6 +359,15 @@ def test_a_secret_in_a_path_a_reason_or_a_request_id_is_not_told() -> None:
         "bye ***",
         "7-***",
     ]
+
+
+def test_a_line_tells_how_many_tokens_were_not_looked_at() -> None:
+    with logged() as records:
+        log_auth_limited(7, "198.51.100.7", 5.12345)
+    (record,) = records
+    assert (record.name, record.levelno, record.getMessage()) == ("wsconnkit.server", logging.WARNING, "auth_limited")
+    told = fields_of(record)
+    assert (told["tokens"], told["client_ip"], told["retry_after"]) == (7, "198.51.100.7", 5.123)
 
 
 def test_a_secret_in_the_detail_of_a_failure_is_not_told() -> None:

@@ -22,7 +22,7 @@ from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.policy import PendingUpgrade, ServerPolicy
-from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.session import Renew, Session
 
@@ -288,8 +288,18 @@ def test_a_refusal_is_a_whole_response_counted_once_and_told_in_one_line(
 
 
 def test_the_cases_above_are_all_that_a_policy_refuses_by_itself() -> None:
-    others = {Refused.PATH, Refused.REQUEST, Refused.APPLICATION}
+    others = {Refused.PATH, Refused.REQUEST, Refused.APPLICATION, Refused.FAILED_AUTH}
     assert {reason for reason, *_ in CASES} == set(Refused) - others
+
+
+def test_whose_tokens_are_not_looked_at_is_told_when_they_will_be_and_no_line_tells_of_each() -> None:
+    house = House()
+    with logged() as records:
+        response = fail(TooManyFailures(5.2), house)
+    assert (response.status, response.headers.get("Retry-After")) == (429, "6")
+    assert json.loads(response.body) == {"error": "too many invalid tokens from this address"}
+    assert house.policy.stats.refused == {Refused.FAILED_AUTH: 1}
+    assert records == []
 
 
 def test_a_failed_authentication_is_told_with_its_details_and_answered_without() -> None:

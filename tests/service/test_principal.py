@@ -7,7 +7,21 @@ from typing import Any
 import pytest
 
 from wsconnkit.protocol.errors import WsconnkitError
-from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, KeysUnavailable, Principal
+from wsconnkit.service.principal import (
+    AuthenticationError,
+    AuthFailure,
+    KeysNeeded,
+    KeysUnavailable,
+    Principal,
+    TooManyFailures,
+)
+
+
+def test_too_many_failures_say_when_a_token_is_looked_at_again() -> None:
+    error = pickle.loads(pickle.dumps(TooManyFailures(5.25)))
+    assert isinstance(error, TooManyFailures)
+    assert error.retry_after == 5.25
+    assert str(error) == "too many tokens from this address were invalid; the next is looked at in 5.25 s"
 
 
 @pytest.mark.parametrize("failure", AuthFailure)

@@ -19,7 +19,7 @@ from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.frames import Role
 from wsconnkit.service.admission import Admission, AdmissionConfig, Rates
 from wsconnkit.service.log import ConnectionLog
-from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.serverstats import ServerStats
 from wsconnkit.service.session import Action, End, Renew, Reply, Session
 
@@ -307,7 +307,8 @@ def test_what_is_no_message_of_type_auth_is_for_the_application(message: str | b
 
 
 @pytest.mark.parametrize(
-    "payload", [None, "", TOKEN, [], [TOKEN], {}, {"token": None}, {"token": ""}, {"token": 7}, {"Token": TOKEN}]
+    "payload",
+    [None, "", TOKEN, [], [TOKEN], {}, {"token": None}, {"token": ""}, {"token": "  "}, {"token": 7}, {"Token": TOKEN}],
 )
 def test_a_message_of_type_auth_without_a_token_is_answered_with_what_is_missing(payload: object) -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
@@ -477,6 +478,18 @@ def test_a_token_that_is_no_good_is_answered_and_logged_and_the_one_before_goes_
     assert (session.principal, session.next_timeout()) == (before, 10.0)
     assert kinds(records) == ["auth_failed"]
     assert (records[0].__dict__["reason"], records[0].__dict__["detail"]) == (failure.value, "of what is wrong")
+
+
+def test_a_fresh_token_that_was_not_looked_at_is_answered_with_when_one_will_be() -> None:
+    session = session_of(expiring(10.0), reauthenticate=True)
+    begin(session)
+    with logged() as records:
+        reply = session.not_renewed(TooManyFailures(5.25), "7", WALL)
+    payload = json.loads(reply.text)["payload"]
+    assert payload == {"code": "rate_limited", "message": "too many invalid tokens", "retryAfter": 5.25}
+    assert records == []  # of which the log knows
+    assert session.next_timeout() == 10.0
+    begin(session)
 
 
 @pytest.mark.parametrize("error", [OSError("no database"), TypeError()])

@@ -36,6 +36,7 @@ DEFAULTS = {
     "FRAME_WARN_THRESHOLD": "524288",
     "MAX_CONNECTIONS_PER_USER": "3",
     "RATE_LIMIT_REQUESTS_PER_MINUTE": "100",
+    "RATE_LIMIT_FAILED_AUTH_PER_MINUTE": "10",
     "IDLE_TIMEOUT": "300000",
     "CLOSE_TIMEOUT": "5000",
     "DRAIN_WINDOW": "10000",
@@ -43,6 +44,7 @@ DEFAULTS = {
     "LOG_LEVEL": "INFO",
     "LOG_FORMAT": "json",
 }
+VERIFYING = ["JWT_SECRET", "SUPABASE_AUTH_AUDIENCE", "SUPABASE_AUTH_DOMAIN", "SUPABASE_AUTH_ISSUER"]
 MAY_BE_EMPTY = [
     "JWT_SECRET",
     "SUPABASE_AUTH_DOMAIN",
@@ -295,9 +297,14 @@ def test_all_bad_values_are_told_at_once() -> None:
     assert names(problems_of(**variables)) == sorted(variables)
 
 
-@pytest.mark.parametrize("text", ["", " ", "\t\n"])
-def test_an_empty_value_is_bad_where_there_is_a_default(text: str) -> None:
-    assert names(problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], text))) == sorted(DEFAULTS)
+def test_an_empty_value_is_bad_where_there_is_a_default() -> None:
+    assert names(problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], ""))) == sorted(DEFAULTS)
+
+
+@pytest.mark.parametrize("text", [" ", "\t\n", " " * 64, "\u3000" * 32])
+def test_nothing_but_spaces_is_bad_there_too_and_where_it_would_let_everyone_in(text: str) -> None:
+    problems = problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], text))
+    assert names(problems) == sorted([*DEFAULTS, *VERIFYING])
 
 
 def test_a_name_without_a_value_is_an_empty_value(tmp_path: Path) -> None:
@@ -385,11 +392,17 @@ def test_a_secret_is_taken_byte_by_byte() -> None:
 
 @pytest.mark.parametrize(
     ("secret", "length"),
-    [("é" * 15 + "\udcff", 31), ("\ud800", 1), ("-----BEGIN PUBLIC KEY-----\nMIGb\n-----END PUBLIC KEY-----", 56)],
+    [
+        ("é" * 15 + "\udcff", 31),
+        ("\ud800", 1),
+        (" " * 40, 40),
+        ("-----BEGIN PUBLIC KEY-----\nMIGb\n-----END PUBLIC KEY-----", 56),
+    ],
 )
 def test_a_secret_that_is_none_is_told_by_its_length_only(secret: str, length: int) -> None:
     assert problems_of(JWT_SECRET=secret) == [
-        f"JWT_SECRET is {length} bytes long; it must be at least 32 bytes (RFC 7518, section 3.2), and no public key"
+        f"JWT_SECRET is {length} bytes long; it must be at least 32 bytes (RFC 7518, section 3.2), "
+        "not only spaces, and no public key"
     ]
 
 
@@ -453,8 +466,12 @@ def test_users_are_admitted_by_their_tier() -> None:
 
 def test_without_authentication_an_address_has_the_rates_of_a_user() -> None:
     admission = settings_of(
-        RATE_LIMIT_REQUESTS_PER_MINUTE="7", MAX_CONNECTIONS="20", MAX_CONNECTIONS_PER_USER="5"
+        RATE_LIMIT_REQUESTS_PER_MINUTE="7",
+        RATE_LIMIT_FAILED_AUTH_PER_MINUTE="6",
+        MAX_CONNECTIONS="20",
+        MAX_CONNECTIONS_PER_USER="5",
     ).admission
+    assert admission.failed_auth == RateLimit(6, 60.0)
     assert admission.per_ip == admission.per_user == rates(7)
     assert (admission.max_connections, admission.max_connections_per_user) == (20, 5)
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future as ThreadFuture
+from contextvars import Context, copy_context
 from math import inf
 from typing import Any, TypeVar
 
@@ -163,6 +166,14 @@ def _built_in(error: Exception) -> Exception:
     return TimeoutError(*error.args) if type(error) is asyncio.TimeoutError else error
 
 
+def _run_in_thread(outcome: ThreadFuture[T], context: Context, function: Callable[[], T]) -> None:
+    outcome.set_running_or_notify_cancel()
+    try:
+        outcome.set_result(context.run(function))
+    except BaseException as error:
+        outcome.set_exception(error)
+
+
 class Runtime:
     """The event loop that runs when it is made."""
 
@@ -231,7 +242,11 @@ class Runtime:
 
     async def in_thread(self, function: Callable[[], T]) -> T:
         """Run a function that blocks; cancelled, it is abandoned."""
-        return await asyncio.to_thread(function)
+        # Not in the loop's executor, whose threads are waited for when the loop ends, and when the interpreter does.
+        outcome: ThreadFuture[T] = ThreadFuture()
+        args = (outcome, copy_context(), function)
+        threading.Thread(target=_run_in_thread, args=args, daemon=True).start()
+        return await asyncio.wrap_future(outcome)
 
     def call_soon_threadsafe(self, callback: Callable[[], None]) -> None:
         """Have `callback` called by the loop, from a signal handler or another thread."""

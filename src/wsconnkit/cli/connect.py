@@ -12,12 +12,13 @@ import click
 
 from wsconnkit.asyncio import Connection, connect
 from wsconnkit.asyncio.runtime import Runtime
-from wsconnkit.cli.failure import os_error_text, printable, without_query
+from wsconnkit.cli.failure import os_error_text, without_query
 from wsconnkit.cli.lines import Lines
 from wsconnkit.cli.screen import Screen, open_screen
 from wsconnkit.managed.signals import stop_on_signals
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.errors import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
+from wsconnkit.protocol.printable import printable
 from wsconnkit.protocol.uri import parse_uri
 
 _PING_INTERVAL = 5.0
@@ -49,8 +50,9 @@ _MAX_BODY = 200
 def connect_command(uri: str, timeout: float, linger: float) -> None:
     """Send the lines of standard input to URI as messages, and print the messages that come back.
 
-    Messages go to standard output, everything else to standard error. Ctrl-D and Ctrl-C close the connection.
-    Exits with 0 after a clean close, else with 1.
+    Messages go to standard output, everything else to standard error. Ctrl-D and Ctrl-C close the connection. In a
+    terminal, characters of messages that could control it are shown as escapes; a pipe or a file has messages as they
+    came. Exits with 0 after a clean close, else with 1.
     """
     logging.getLogger("wsconnkit").addHandler(logging.NullHandler())  # what is worth telling is told here
     try:
@@ -97,7 +99,7 @@ async def _open(uri: str, where: str, config: ConnectionConfig) -> Connection:
         reason = str(error)
     except (OSError, UnicodeError) as error:
         reason = os_error_text(error)
-    line = " ".join(printable(without_query(reason, uri)).split())
+    line = " ".join(printable(without_query(reason, uri), keep="\t\n\r").split())
     raise click.ClickException(f"cannot connect to {where}: {line}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-import unicodedata
 from urllib.parse import parse_qsl, urlsplit
 
 from wsconnkit.service.tokens import redact
@@ -23,14 +22,6 @@ def os_error_text(error: OSError | UnicodeError) -> str:
     if isinstance(error, socket.gaierror) or not error.errno:
         return error.strerror or str(error) or type(error).__name__
     return os.strerror(error.errno)
-
-
-def printable(text: str) -> str:
-    """Return `text` with what could control a terminal written as an escape; line ends and tabs stay."""
-    return "".join(
-        char.encode("unicode_escape").decode() if unicodedata.category(char) == "Cc" and char not in "\n\t" else char
-        for char in text
-    )
 
 
 def without_query(text: str, uri: str) -> str:

@@ -9,7 +9,7 @@ import sys
 import click
 from rich.cells import cell_len
 
-from wsconnkit.cli.failure import printable
+from wsconnkit.protocol.printable import printable
 
 _MAX_HEX_BYTES = 32
 
@@ -20,15 +20,20 @@ def describe_binary(message: bytes) -> str:
     return f"[binary, {len(message)} bytes] {message[:_MAX_HEX_BYTES].hex(' ')}{more}".rstrip()
 
 
+def _shown(message: str | bytes) -> str:
+    """Return a message as it is shown on a terminal, which it cannot control; it has lines and tabs."""
+    return describe_binary(message) if isinstance(message, bytes) else printable(message, keep="\n\t")
+
+
 class Screen:
-    """Prints as a filter does: messages whole and untouched, one after the other, and no prompt."""
+    """Prints as a filter does: messages one after the other and no prompt; untouched, unless a terminal shows them."""
 
     interactive = False
 
     def message(self, message: str | bytes) -> None:
         """Show a message from the peer."""
-        text = describe_binary(message) if isinstance(message, bytes) else message
-        click.echo(text.encode())
+        is_data = isinstance(message, str) and not (sys.stdout and sys.stdout.isatty())
+        click.echo(str(message).encode() if is_data else _shown(message))
 
     def note(self, text: str) -> None:
         """Tell something about the connection."""
@@ -51,8 +56,7 @@ class Terminal(Screen):
 
     def message(self, message: str | bytes) -> None:
         """Show a message above the prompt."""
-        text = describe_binary(message) if isinstance(message, bytes) else printable(message).expandtabs()
-        self._above(click.style("< ", fg="cyan", bold=True), text)
+        self._above(click.style("< ", fg="cyan", bold=True), _shown(message).expandtabs())
 
     def note(self, text: str) -> None:
         """Tell something above the prompt."""

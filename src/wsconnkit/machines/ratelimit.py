@@ -85,6 +85,11 @@ class TokenBuckets:
     def __len__(self) -> int:
         return len(self._buckets)
 
+    def wait(self, key: Hashable, limit: RateLimit, now: float) -> float:
+        """Return the seconds until there is a token of `key`, 0.0 when there is one. Takes none."""
+        bucket = self._buckets.get((key, limit))
+        return 0.0 if bucket is None else bucket.wait(max(now, self._now))
+
     def take(self, key: Hashable, limit: RateLimit, now: float) -> float:
         """Take a token of `key` and return 0.0, or take none and return the seconds until there is one."""
         return self.take_all([(key, limit)], now)

@@ -181,7 +181,7 @@ class PendingHandshake(Generic[C]):
 
     async def _authenticate(self, upgrade: PendingUpgrade) -> Principal | Response:
         assert self._manager.authentication is not None  # or there would be nothing to find out
-        principal = await self._manager.authentication(upgrade.token, upgrade.request)
+        principal = await self._manager.authentication(upgrade.token, upgrade.request, upgrade.network)
         for _ in range(_TURNS):
             await self._runtime.sleep(0)
         return principal

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from http import HTTPStatus
 from typing import Any
 
 from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
+from wsconnkit.service.attempts import Attempts
 from wsconnkit.service.keys import MAX_WAIT
 from wsconnkit.service.log import log_server_error
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
@@ -14,26 +16,46 @@ from wsconnkit.service.verifier import Authenticate, TokenVerifier
 
 
 class Authentication:
-    """Asks a `TokenVerifier` such as `JWTAuthenticator`, or a function of the application."""
+    """Asks a `TokenVerifier` such as `JWTAuthenticator`, or a function of the application, but not for guessers.
 
-    def __init__(self, runtime: Runtime, authenticate: TokenVerifier | Authenticate) -> None:
+    attempts: whose tokens are looked at.
+    """
+
+    def __init__(self, runtime: Runtime, authenticate: TokenVerifier | Authenticate, attempts: Attempts) -> None:
         self._runtime = runtime
         self._authenticate = authenticate
+        self._attempts = attempts
         self._fetching: Task | None = None
         self._fetched: Event = runtime.event()
 
-    async def __call__(self, token: str | None, request: UpgradeRequest) -> Principal | Response:
-        """Return whose `token` is; raises AuthenticationError, KeysUnavailable, and what the application raises."""
+    async def __call__(self, token: str | None, request: UpgradeRequest, ip: str | None) -> Principal | Response:
+        """Return whose `token` is, which came from `ip`, as `network_key` makes it.
+
+        Raises AuthenticationError, KeysUnavailable, TooManyFailures, and what the application raises.
+        """
+        try:
+            return await self._whose(token, request, ip)
+        except AuthenticationError as error:
+            self._attempts.on_failure(ip, error, self._runtime.now())
+            raise
+
+    async def _whose(self, token: str | None, request: UpgradeRequest, ip: str | None) -> Principal | Response:
+        # Nothing is awaited between this and the verdict of a verifier, so that many at once are no way around it.
+        self._attempts.check(ip, self._runtime.now())
         if isinstance(self._authenticate, TokenVerifier):
             if token is None:
                 raise AuthenticationError(AuthFailure.MISSING)
-            return await self._verify(self._authenticate, token)
+            return await self._verify(self._authenticate, token, ip)
         answer: object = await self._runtime.call(self._authenticate, token, request)
         if not isinstance(answer, (Principal, Response)):
             raise TypeError(f"authenticate returned {type(answer).__name__}; it must be a Principal or a Response")
+        if isinstance(answer, Response) and answer.status == HTTPStatus.UNAUTHORIZED and token is not None:
+            self._attempts.on_failure(ip, AuthenticationError(AuthFailure.INVALID), self._runtime.now())
         return answer
 
-    async def within(self, seconds: float, token: str | None, request: UpgradeRequest) -> Principal | Response:
+    async def within(
+        self, seconds: float, token: str | None, request: UpgradeRequest, ip: str | None
+    ) -> Principal | Response:
         """Do the same, but raise TimeoutError after `seconds`; what takes longer is cancelled, and not waited for."""
         outcome: Any = None
         ended = self._runtime.event()
@@ -43,7 +65,7 @@ class Authentication:
             outcome = result
             ended.set()
 
-        verifying = self._runtime.start(self, token, request, on_end=on_end)
+        verifying = self._runtime.start(self, token, request, ip, on_end=on_end)
         try:
             if not await self._runtime.wait(ended, seconds):
                 raise TimeoutError(f"the token was not verified within {seconds:g} s")
@@ -60,7 +82,7 @@ class Authentication:
         if self._fetching is not None:
             self._fetching.cancel()
 
-    async def _verify(self, verifier: TokenVerifier, token: str) -> Principal:
+    async def _verify(self, verifier: TokenVerifier, token: str, ip: str | None) -> Principal:
         try:
             return verifier.verify(token, self._runtime.now())
         except KeysNeeded:
@@ -71,6 +93,7 @@ class Authentication:
         if self._fetching is not None:
             # One for all who need them, whoever of them gives up.
             await self._runtime.wait(self._fetched, MAX_WAIT)
+            self._attempts.check(ip, self._runtime.now())
         return verifier.verify(token, self._runtime.now(), waited=True)
 
     def _on_fetched(self, outcome: Any) -> None:

@@ -75,7 +75,7 @@ class Guard:
         ws, session = self._connection, self._session
         assert self._authentication is not None  # or there would be nothing to renew
         try:
-            principal = await self._authentication.within(self._timeout, renew.token, ws.upgrade_request)
+            principal = await self._authentication.within(self._timeout, renew.token, ws.upgrade_request, session.ip)
             if isinstance(principal, Response):
                 raise AuthenticationError(AuthFailure.INVALID, f"refused with {principal.status}")
         except Exception as error:

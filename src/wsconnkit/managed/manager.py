@@ -133,7 +133,7 @@ class Manager(ABC, Generic[C]):
     def authentication(self) -> Authentication | None:
         """Finds out whose a token is; None where everyone is let in."""
         if self._authentication is None and self._options.authenticate is not None:
-            self._authentication = Authentication(self.runtime, self._options.authenticate)
+            self._authentication = Authentication(self.runtime, self._options.authenticate, self.policy.attempts)
         return self._authentication
 
     @property
@@ -173,7 +173,9 @@ class Manager(ABC, Generic[C]):
         principal: Principal | None = None
         if self.authentication is not None:
             try:
-                answer = await self.authentication.within(self.config.handshake.timeout, upgrade.token, request)
+                answer = await self.authentication.within(
+                    self.config.handshake.timeout, upgrade.token, request, upgrade.network
+                )
             except Exception as error:
                 return self.policy.refuse_for(error, upgrade)
             if isinstance(answer, Response):

@@ -9,6 +9,8 @@ from typing import Any, Literal, TextIO
 
 from pythonjsonlogger.json import JsonEncoder, JsonFormatter
 
+from wsconnkit.protocol.printable import printable
+
 _IDS = ("connection_id", "user_id")
 _DEFAULT_TYPES = ("log", "log_error")
 
@@ -49,20 +51,22 @@ class JSONFormatter(JsonFormatter):
 class TextFormatter(JSONFormatter):
     """Formats a record for people: time, level, message and the extra fields as key=value on one line.
 
-    More lines of the message, and tracebacks, follow with four spaces in front. Control characters are escaped.
+    More lines of the message, and tracebacks, follow with four spaces in front. Control characters are escaped, and
+    others that are not to be seen.
     """
 
     def jsonify_log_record(self, log_data: dict[str, Any]) -> str:
         """Return `log_data` as text."""
         time = log_data.pop("timestamp").isoformat(timespec="milliseconds")
-        message, *more = str(log_data.pop("message")).splitlines() or [""]
+        message, *more = str(log_data.pop("message")).removesuffix("\n").split("\n")
         for name in ("exc_info", "stack_info"):
-            more += str(log_data.pop(name, "")).splitlines()
+            if name in log_data:
+                more += str(log_data.pop(name)).split("\n")
         if log_data["type"] in _DEFAULT_TYPES or message.startswith(log_data["type"]):
             del log_data["type"]
-        line = [time, f"{log_data.pop('level'):<8}", _printable(message)]
-        line += [f"{_printable(str(name))}={_shown(value)}" for name, value in log_data.items() if value is not None]
-        return "\n    ".join([" ".join(line), *map(_printable, more)])
+        line = [time, f"{log_data.pop('level'):<8}", printable(message)]
+        line += [f"{printable(str(name))}={_shown(value)}" for name, value in log_data.items() if value is not None]
+        return "\n    ".join([" ".join(line), *map(printable, more)])
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg] # from Python 3.11 on it has one
@@ -110,10 +114,6 @@ def _str(value: object) -> str:
 def _shown(value: object) -> str:
     value = _encodable(value)
     if not isinstance(value, str):
-        return _printable(_encode(value))
+        return printable(_encode(value))
     is_word = value and not any(char.isspace() or char in '"=' for char in value)
-    return _printable(value if is_word else json.dumps(value, ensure_ascii=False))
-
-
-def _printable(text: str) -> str:
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+    return printable(value if is_word else json.dumps(value, ensure_ascii=False))

@@ -128,7 +128,7 @@ def _families(server_stats: ServerStats, sums: _Sums, is_draining: bool) -> Iter
     yield _counter("connections_opened", "Connections that have opened.", {(): server_stats.opened})
     yield _counter("connections_closed", "Connections that have ended.", closed, "cause", "code")
     yield _counter("upgrades_refused", "Upgrades that were refused.", refused, "reason")
-    yield _counter("rate_limited", "Upgrades and messages that came too early.", limited, "kind")
+    yield _counter("rate_limited", "Upgrades, messages and tokens that came too early.", limited, "kind")
     yield _gauge("draining", "1 while the server refuses upgrades because it shuts down.", {(): int(is_draining)})
 
     directions = _directions(totals.bytes_received, totals.bytes_sent)

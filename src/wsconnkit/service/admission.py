@@ -38,8 +38,10 @@ class AdmissionConfig:
     max_connections, max_connections_per_user, max_connections_per_ip: open at the same time.
     per_ip: rates of one address. per_user: rates of one user.
     tiers: rates of the users of a tier, in place of `per_user`; those without a tier, or with another, have `per_user`.
+    failed_auth: invalid tokens from one address, after which no token from there is looked at until one comes back.
+        Expired and missing ones do not count.
     max_violations: messages over the rate with which a connection is closed; None closes none for it.
-    max_keys: users and addresses whose rate is remembered, for upgrades and for messages each.
+    max_keys: users and addresses whose rate is remembered, for upgrades, messages and invalid tokens each.
     retry_after: seconds after which to try again that are told where no better are known.
     """
 
@@ -49,6 +51,7 @@ class AdmissionConfig:
     per_ip: Rates = field(default_factory=Rates)
     per_user: Rates = field(default_factory=Rates)
     tiers: Mapping[str, Rates] = field(default_factory=dict, hash=False)
+    failed_auth: RateLimit | None = field(default_factory=lambda: RateLimit(10))
     max_violations: int | None = None
     max_keys: int = 10_000
     retry_after: float = 10.0
@@ -63,6 +66,9 @@ class AdmissionConfig:
         seconds: object = self.retry_after
         if not (isinstance(seconds, (int, float)) and 0 < seconds < inf):
             raise ValueError(f"retry_after is {seconds!r}; it must be a finite number of seconds, more than 0")
+        failed_auth: object = self.failed_auth
+        if not (failed_auth is None or isinstance(failed_auth, RateLimit)):
+            raise ValueError(f"failed_auth is {failed_auth!r}; it must be a RateLimit, or None for no limit")
         for name in ("per_ip", "per_user"):
             _check_rates(name, getattr(self, name))
         if not isinstance(self.tiers, Mapping):
@@ -84,6 +90,8 @@ class Refused(Enum):
     """The token is no good."""
     EXPIRED = "expired"
     """The token was good."""
+    FAILED_AUTH = "failed_auth"
+    """The token was not looked at: too many others from there were no good."""
     UNAVAILABLE = "unavailable"
     """Nobody could tell whether the token is good."""
     CAPACITY = "capacity"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 from collections.abc import Collection, Sequence
@@ -12,7 +13,9 @@ from typing import Any
 import jwt
 from jwt.algorithms import HMACAlgorithm
 
+from wsconnkit.download import download
 from wsconnkit.protocol.errors import WsconnkitError
+from wsconnkit.protocol.printable import printable
 from wsconnkit.service.keys import KeyCache
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
 from wsconnkit.service.tokens import redact
@@ -26,6 +29,11 @@ _RSA_BITS = 2048
 """The least that an RSA key must have (RFC 7518, section 3.3)."""
 _MAX_TOKEN = 64 * 1024
 """Characters; to decode much more would hold up other connections."""
+
+_MAX_KEY_SET = 256 * 1024
+"""Bytes of the answer of the server that publishes keys: those of some dozen keys, with their certificates."""
+_MAX_DETAIL = 200
+"""Characters of a log line that the server's words may be."""
 
 _DOMAIN = re.compile(r"[A-Za-z0-9.-]+(:[0-9]+)?")
 _URL = re.compile(r"https?://([A-Za-z0-9._~-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]+)?([/?][!\"$-~]*)?", re.IGNORECASE)
@@ -43,7 +51,7 @@ class JWTAuthenticator:
     leeway: seconds that the issuer's clock may differ from ours.
     tier_claim: the claim that names the user's tier, in place of `tier` or else `app_metadata.tier`.
     jwks_lifespan: seconds after which keys are fetched again.
-    jwks_timeout: seconds for which the issuer's server may be silent.
+    jwks_timeout: seconds that fetching them may take in all. An answer of more than 256 KiB is none.
 
     A token must have `exp` and `sub`. Its times are compared with the clock of the system.
     Raises ValueError for bad settings, and ModuleNotFoundError when the extra is missing.
@@ -80,7 +88,8 @@ class JWTAuthenticator:
         self._tier_claim = None if tier_claim is None else _text("tier_claim", tier_claim)
         self._leeway = leeway
         self._secret: bytes | None = None
-        self._client: jwt.PyJWKClient | None = None
+        self._url: str | None = None
+        self._timeout = jwks_timeout
         self._keys: KeyCache[jwt.PyJWK] = KeyCache(jwks_lifespan)
         if jwks_url is None:
             self._algorithms = _algorithms(["HS256"] if algorithms is None else algorithms, _SECRET_BYTES)
@@ -88,7 +97,7 @@ class JWTAuthenticator:
             self._source = "secret"
         else:
             self._algorithms = _algorithms(["RS256", "ES256"] if algorithms is None else algorithms, _PUBLIC_KEY)
-            self._client = _client(jwks_url, jwks_timeout)
+            self._url = _url(jwks_url)
             self._source = jwks_url.partition("?")[0]
 
     def __repr__(self) -> str:
@@ -115,20 +124,20 @@ class JWTAuthenticator:
 
         False when they were fetched 5 times within a minute.
         """
-        return self._client is not None and self._keys.begin_fetch(now)
+        return self._url is not None and self._keys.begin_fetch(now)
 
     def fetch(self) -> None:
-        """Fetch the keys, which blocks; if that fails, log it and keep those from before.
-
-        A server that answers, but slowly, can make it last longer than `jwks_timeout`.
-        """
-        assert self._client is not None  # begin_fetch said so
+        """Fetch the keys, which blocks for `jwks_timeout` at most; if that fails, log it and keep those from before."""
+        assert self._url is not None  # begin_fetch said so
         try:
-            keys = [key for key in self._client.get_jwk_set().keys if self._is_usable(key)]
+            body = download(self._url, max_bytes=_MAX_KEY_SET, timeout=self._timeout)
+            keys = [key for key in _key_set(body) if self._is_usable(key)]
             if not keys:
                 raise jwt.PyJWKSetError(f"none of the keys is for {' or '.join(self._algorithms)}")
         except Exception as error:  # whatever their server does
-            name, text = type(error).__name__, redact(str(error), [self._client.uri.partition("?")[2]])
+            # Hidden before it is cut, so that no part of a secret is left; some of it are the server's own words.
+            name, text = type(error).__name__, redact(str(error), [self._url.partition("?")[2]])
+            text = printable(text[:_MAX_DETAIL])
             failed = {"type": "auth_error", "url": self._source, "error": name, "detail": text}
             logger.error("auth_error %s: %s: %s", self._source, name, text, extra=failed)
         else:
@@ -228,6 +237,8 @@ def _secret_bytes(secret: object, algorithms: list[str]) -> bytes:
         least = _SECRET_BYTES[algorithm]
         if len(secret) < least:
             raise ValueError(f"secret has {len(secret)} bytes; {algorithm} takes at least {least}")
+    if not secret.decode("utf-8", "replace").strip():
+        raise ValueError("secret is nothing but whitespace; it must be a value nobody can know")
     try:
         HMACAlgorithm(HMACAlgorithm.SHA256).prepare_key(secret)
     except jwt.InvalidKeyError:
@@ -235,12 +246,19 @@ def _secret_bytes(secret: object, algorithms: list[str]) -> bytes:
     return secret
 
 
-def _client(url: object, timeout: float) -> jwt.PyJWKClient:
+def _url(url: object) -> str:
     # The URL is not quoted: its query may hold a key.
     if not (isinstance(url, str) and _URL.fullmatch(url)):
         raise ValueError("jwks_url is no URL to fetch keys from; write https://host/path, without user and fragment")
     if find_spec("cryptography") is None:
         needs = "JWTAuthenticator needs cryptography for public keys"
         raise ModuleNotFoundError(f"{needs}; install it with: pip install 'wsconnkit[crypto]'", name="cryptography")
-    # Some servers turn away urllib's own User-Agent.
-    return jwt.PyJWKClient(url, cache_jwk_set=False, headers={"User-Agent": "wsconnkit"}, timeout=timeout)
+    return url
+
+
+def _key_set(body: bytes) -> list[jwt.PyJWK]:
+    """Return the keys of a JSON Web Key Set (RFC 7517, section 5); raises for what is none."""
+    key_set = json.loads(body)
+    if not isinstance(key_set, dict):
+        raise jwt.PyJWKSetError("the answer is no JSON object")
+    return jwt.PyJWKSet.from_dict(key_set).keys

@@ -138,6 +138,11 @@ def log_auth_failed(reason: str, detail: str, secrets: Iterable[str], **who: Any
     _log(_server, logging.WARNING, "auth_failed", reason=reason, detail=redact(detail, secrets), **who)
 
 
+def log_auth_limited(tokens: int, ip: str, retry_after: float) -> None:
+    """Log that so many tokens were not looked at since the last line; the latest came from `ip`."""
+    _log(_server, logging.WARNING, "auth_limited", tokens=tokens, client_ip=ip, retry_after=round(retry_after, 3))
+
+
 def log_server_error(event_type: str, error: BaseException, secrets: Iterable[str] = ()) -> None:
     """Log that what the application gave to the server raised."""
     _log(_server, logging.ERROR, event_type, error, secrets)

@@ -9,9 +9,10 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
 from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
+from wsconnkit.service.attempts import Attempts
 from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_refused, log_server_error
 from wsconnkit.service.origins import Origins
-from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.proxies import TrustedProxies, network_key
 from wsconnkit.service.registry import Registry
 from wsconnkit.service.serverstats import ServerStats
@@ -26,6 +27,7 @@ _STATUS = {
     Refused.MISSING: (401, "missing token"),
     Refused.INVALID: (401, "invalid token"),
     Refused.EXPIRED: (401, "expired token"),
+    Refused.FAILED_AUTH: (429, "too many invalid tokens from this address"),
     Refused.UNAVAILABLE: (503, "tokens cannot be verified at the moment"),
     Refused.CAPACITY: (503, "the server has as many connections as it can take"),
     Refused.USER_CAP: (429, "too many connections of this user"),
@@ -52,6 +54,11 @@ class PendingUpgrade(NamedTuple):
 
     def __repr__(self) -> str:
         return f"<PendingUpgrade {self.ip} {self.request!r}>"
+
+    @property
+    def network(self) -> str | None:
+        """What of the client's address is limited as one."""
+        return None if self.ip is None else network_key(self.ip)
 
     @property
     def who(self) -> dict[str, Any]:
@@ -81,10 +88,13 @@ class ServerPolicy(Generic[C]):
                 raise ValueError(f"{name} is {value!r}; it must be {kind.__name__}")
         self._origins = Origins(origins)
         self._proxies = proxies or TrustedProxies()
-        self._admission = Admission(admission or AdmissionConfig())
+        config = admission or AdmissionConfig()
+        self._admission = Admission(config)
         self._reauthenticate = reauthenticate
         self.connections: Registry[C] = Registry()
         self.stats = ServerStats()
+        self.attempts = Attempts(config, self.stats)
+        """Whose tokens are looked at."""
         self.is_draining = False
         """Whether new connections are refused because the server shuts down."""
 
@@ -110,6 +120,9 @@ class ServerPolicy(Generic[C]):
             return self._refuse(_FAILURES[error.failure], upgrade)
         if isinstance(error, KeysUnavailable):
             return self._refuse(Refused.UNAVAILABLE, upgrade)
+        if isinstance(error, TooManyFailures):
+            self.stats.on_refused(Refused.FAILED_AUTH)  # the log has a line for many
+            return self._response(Refused.FAILED_AUTH, error.retry_after)
         log_server_error("auth_error", error, secrets_of(upgrade.request))
         return self._refused(refusal(500, "internal error"), Refused.UNAVAILABLE, upgrade.who)
 
@@ -123,7 +136,7 @@ class ServerPolicy(Generic[C]):
         user, tier = (None, None) if principal is None else (principal.subject, principal.tier)
         if self.is_draining:
             return self._refuse(Refused.DRAINING, upgrade, user=user)
-        ip = None if upgrade.ip is None else network_key(upgrade.ip)
+        ip = upgrade.network
         refused = self._admission.check(user=user, tier=tier, ip=ip, registry=self.connections, now=now)
         if refused is not None:
             if refused.reason is Refused.RATE:

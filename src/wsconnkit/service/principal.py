@@ -43,6 +43,20 @@ class KeysUnavailable(WsconnkitError):
     """The keys that verify tokens could not be fetched, and there are none from before."""
 
 
+class TooManyFailures(WsconnkitError):
+    """The token was not looked at, because its sender's address has brought too many that were invalid.
+
+    retry_after: seconds after which one is looked at again.
+    """
+
+    def __init__(self, retry_after: float) -> None:
+        super().__init__(retry_after)
+        self.retry_after = retry_after
+
+    def __str__(self) -> str:
+        return f"too many tokens from this address were invalid; the next is looked at in {self.retry_after:.3g} s"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """Who has proved to be on the other side. Raises ValueError for values other than those below.

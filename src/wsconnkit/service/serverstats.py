@@ -25,8 +25,8 @@ from wsconnkit.protocol.events import Event, HeartbeatPinged, HeartbeatStalled, 
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
 
-Limited: TypeAlias = Literal["upgrade", "message"]
-"""What is refused when it comes too often."""
+Limited: TypeAlias = Literal["upgrade", "message", "auth"]
+"""What is refused when it comes too often; "auth" is a token, after too many that were invalid."""
 
 LATENCY_BOUNDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 """Seconds."""
@@ -186,5 +186,5 @@ class ServerStats:
         self.refused[reason] += 1
 
     def on_limited(self, kind: Limited) -> None:
-        """Count an upgrade or a message that came too early."""
+        """Count an upgrade, a message or a token that came too early."""
         self.rate_limited[kind] += 1

@@ -14,7 +14,7 @@ from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Admission
 from wsconnkit.service.envelope import encode_envelope, error_reply, parse_envelope, request_id_of
 from wsconnkit.service.log import ConnectionLog
-from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal
+from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.serverstats import ServerStats
 
 _FOREVER = 10 * 365 * 86400.0
@@ -130,6 +130,8 @@ class Session:
             self._deadlines.set("token", self._expires_at)
         if isinstance(error, AuthenticationError):
             return self._failed(error, request_id, wall_now)
+        if isinstance(error, TooManyFailures):
+            return _limited(request_id, "too many invalid tokens", error.retry_after, wall_now)
         if not isinstance(error, KeysUnavailable):  # of which the log knows
             self.log.auth_error(error)
         return Reply(error_reply(request_id, "auth_unavailable", "the token could not be verified", wall_now))
@@ -193,7 +195,7 @@ class Session:
         if wait:
             return _limited(request_id, "too many tokens", wait, wall_now)
         token = payload.get("token") if isinstance(payload, dict) else None
-        if not (isinstance(token, str) and token):
+        if not (isinstance(token, str) and token.strip()):
             return self._failed(AuthenticationError(AuthFailure.MISSING), request_id, wall_now)
         if len(token) > _MAX_TOKEN:
             return self._failed(AuthenticationError(AuthFailure.INVALID, "too long"), request_id, wall_now)

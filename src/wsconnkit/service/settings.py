@@ -40,7 +40,8 @@ class BadSettings(ValueError):
         self.problems = problems
 
 
-# What makes a value of a variable's text, and says what is allowed when it cannot.
+# What makes a value of a variable's text, and says what is allowed when it cannot. Where nothing verifies tokens unless
+# it is set, only an empty text sets nothing: one of spaces must not let everyone in.
 
 
 def _integer(low: int = 1, high: int = _MAX_INTEGER, unit: str = "") -> Callable[[str], int]:
@@ -88,7 +89,7 @@ def _path(text: str) -> str:
 
 
 def _secret(text: str) -> SecretBytes | None:
-    if not text.strip():
+    if not text:
         return None
     from wsconnkit.service.auth import JWTAuthenticator
 
@@ -96,14 +97,16 @@ def _secret(text: str) -> SecretBytes | None:
         secret = text.encode("utf-8", "surrogateescape")  # as the process was given it
         JWTAuthenticator(secret=secret)
     except ValueError:
-        raise ValueError("it must be at least 32 bytes (RFC 7518, section 3.2), and no public key") from None
+        raise ValueError(
+            "it must be at least 32 bytes (RFC 7518, section 3.2), not only spaces, and no public key"
+        ) from None
     return SecretBytes(secret)
 
 
 def _domain(text: str, info: ValidationInfo) -> str | None:
-    text = text.strip()
     if not text:
         return None
+    text = text.strip()
     if not _HOST.fullmatch(text):
         raise ValueError("it must be a host's name alone, like 'auth.example.com'")
     if _may_be_set(info, "jwt_secret"):
@@ -112,10 +115,10 @@ def _domain(text: str, info: ValidationInfo) -> str | None:
 
 
 def _claim(text: str, info: ValidationInfo) -> str | None:
-    text = text.strip()
     if not text:
         return None
-    if not text.isprintable():
+    text = text.strip()
+    if not (text and text.isprintable()):
         raise ValueError("it must be printable text")
     if not (_may_be_set(info, "jwt_secret") or _may_be_set(info, "auth_domain")):
         raise ValueError("it must not be set without SUPABASE_AUTH_DOMAIN or JWT_SECRET: nothing verifies tokens")
@@ -173,6 +176,7 @@ class Settings(BaseSettings):
     compression_threshold, max_frame_size, frame_warn_threshold: bytes; max_frame_size is the limit of a message, too.
     max_connections: None for no limit.
     requests_per_minute: upgrades, and messages, of a user of the tier free or of none.
+    failed_auth_per_minute: invalid tokens of an address.
     origins: those of web pages that may connect, next to the server's own.
     trusted_proxies: networks.
     """
@@ -199,6 +203,7 @@ class Settings(BaseSettings):
     max_connections_per_user: _Count = _variable("MAX_CONNECTIONS_PER_USER", "3")
     max_connections: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable("MAX_CONNECTIONS")
     requests_per_minute: _Count = _variable("RATE_LIMIT_REQUESTS_PER_MINUTE", "100")
+    failed_auth_per_minute: _Count = _variable("RATE_LIMIT_FAILED_AUTH_PER_MINUTE", "10")
     origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _variable("ALLOWED_ORIGINS")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = _variable("TRUSTED_PROXIES")
     idle_timeout: _Seconds = _variable("IDLE_TIMEOUT", "300000")
@@ -289,6 +294,7 @@ class Settings(BaseSettings):
         return AdmissionConfig(
             max_connections=self.max_connections,
             max_connections_per_user=self.max_connections_per_user,
+            failed_auth=RateLimit(self.failed_auth_per_minute),
             per_ip=Rates(upgrades=free.upgrades) if self.authenticates else free,
             per_user=free,
             tiers={

@@ -17,14 +17,14 @@ _REDACTED = "***"
 
 
 def token_of(request: UpgradeRequest | HTTPRequest) -> str | None:
-    """Return the token that a request carries, None where there is none or it is empty.
+    """Return the token that a request carries, None where there is none or it is nothing but spaces.
 
     It is looked for in the header `Authorization: Bearer` (RFC 6750, section 2.1), then behind the subprotocol
     `bearer`, then in the query parameter `token`, percent-decoded. Of several in one place the first counts.
     """
     in_headers = [credentials for scheme, credentials in _authorizations(request) if scheme.lower() == BEARER]
     in_query = [unquote(value) for value in _query_values(request)]
-    return next((token for token in (*in_headers, *_offered(request), *in_query) if token), None)
+    return next((token for token in (*in_headers, *_offered(request), *in_query) if token.strip()), None)
 
 
 def secrets_of(request: UpgradeRequest | HTTPRequest) -> tuple[str, ...]:

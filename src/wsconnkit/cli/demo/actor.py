@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from wsconnkit.asyncio import Connection
 from wsconnkit.cli.failure import os_error_text
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
+from wsconnkit.protocol.printable import printable
 
 
 @dataclass(slots=True, kw_only=True)
@@ -51,7 +52,7 @@ class Actor:
         info = self.close_info
         if info is None:
             return ""
-        return os_error_text(info.error) if info.error is not None else info.reason
+        return os_error_text(info.error) if info.error is not None else printable(info.reason)
 
     @property
     def as_expected(self) -> bool:

@@ -15,6 +15,7 @@ from wsconnkit.machines.framesize import KIB, FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
+from wsconnkit.protocol.printable import printable
 
 INTERVAL, TIMEOUT, MAX_MISSED = 1.0, 0.5, 2
 MAX_FRAME_SIZE, MAX_MESSAGE_SIZE = 128 * KIB, 256 * KIB
@@ -104,7 +105,7 @@ class Stage:
         try:
             await actor.play(self.uri + actor.path)
         except Exception as error:
-            actor.failure = f"{type(error).__name__}: {error}"
+            actor.failure = printable(f"{type(error).__name__}: {error}")
             self._say(actor, f"its client failed: {actor.failure}")
 
     async def _handle(self, ws: Connection) -> None:
