@@ -782,6 +782,54 @@ def test_corrupt_data_that_shows_only_at_the_end_raises_there() -> None:
         inflater.finish(100)
 
 
+@pytest.mark.parametrize("step", [1, 2, 5, 1000])
+def test_what_comes_before_the_fault_is_told_with_it(step: int) -> None:
+    payload = deflated(b"Hello") + SYNC_TAIL + b"\x00\x03\x00\xfc\xffabc" + b"\x07" + b"behind it"
+    inflater = Inflater(window_bits=15, context_takeover=False)
+    output = b""
+    try:
+        for at in range(0, len(payload), step):
+            output += inflater.inflate(payload[at : at + step], 100)
+    except InflateError as error:
+        output += error.output + b", then a fault"
+    assert output == b"Helloabc, then a fault"
+
+
+@pytest.mark.parametrize("step", [1, 2, 5, 1000])
+@pytest.mark.parametrize("budget", [0, 1, 4, 6])
+def test_what_is_over_the_budget_before_the_fault_is_returned(budget: int, step: int) -> None:
+    payload = deflated(b"Hello") + SYNC_TAIL + b"\x00\x02\x00\xfd\xffab" + b"\x07"
+    inflater = Inflater(window_bits=15, context_takeover=False)
+    output = b""
+    for at in range(0, len(payload), step):
+        output += inflater.inflate(payload[at : at + step], budget - len(output))
+        if len(output) > budget:
+            break
+    assert output == b"Helloab"[: budget + 1]
+
+
+@pytest.mark.parametrize("step", [1, 700, 1 << 20])
+def test_a_window_larger_than_agreed_is_understood_within_a_message_and_not_from_one_to_the_next(step: int) -> None:
+    noise = random.Random(5).randbytes(2000)
+    inflater = Inflater(window_bits=9, context_takeover=True)
+    compressor = zlib.compressobj(wbits=-15)
+    payload = compressor.compress(noise + noise[:600]) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    assert inflated_in_pieces(inflater, payload[:-4], step) + inflater.finish(UNLIMITED) == noise + noise[:600]
+    payload = compressor.compress(noise[700:1200]) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    with pytest.raises(InflateError):
+        inflated_in_pieces(inflater, payload[:-4], step)
+
+
+def test_an_empty_payload_is_an_empty_message_and_leaves_the_next_alone() -> None:
+    # Some compressors give nothing at all for a second empty message, in place of the octet of section 7.2.3.6.
+    compressor = zlib.compressobj(wbits=-15)
+    inflater = Inflater(window_bits=15, context_takeover=True)
+    for message in (b"Hello", b"Hello"):
+        payload = compressor.compress(message) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        assert inflated(inflater, payload[:-4]) == message
+        assert inflated(inflater, b"") == b""
+
+
 # Final blocks.
 
 MOST = 256

@@ -261,6 +261,17 @@ def test_corrupt_deflate_data_is_invalid_data_and_counted(payload: bytes, bytewi
     assert stats == DirectionStats(errors=1)
 
 
+@pytest.mark.parametrize("ending", [b"\x07", b"\x00\x05"], ids=["found at once", "found at the end of the message"])
+@pytest.mark.parametrize("bytewise", [False, True])
+def test_text_before_corrupt_deflate_data_is_judged_first(ending: bytes, bytewise: bool) -> None:
+    for content, message, errors in ((b"\xff", "text is not valid UTF-8", 0), (b"x", "corrupt deflate data", 1)):
+        stats = DirectionStats()
+        data = wire(TEXT, b"\x00\x01\x00\xfe\xff" + content + ending, rsv=4)
+        with pytest.raises(FrameError, match=f"^{message}$"):
+            read_all(reader(stats=stats), one_by_one(data) if bytewise else [data])
+        assert stats == DirectionStats(errors=errors)
+
+
 @pytest.mark.parametrize("bytewise", [False, True])
 def test_too_many_final_blocks_in_a_message_are_invalid_data_and_counted(bytewise: bool) -> None:
     stats = DirectionStats()

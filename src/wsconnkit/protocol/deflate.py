@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from sys import maxsize
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from wsconnkit.protocol.http import ExtensionOffer
 
@@ -196,14 +196,23 @@ class Deflater:
         return payload  # a kept context has seen it, so the peer must too
 
 
+_State: TypeAlias = "tuple[zlib._Decompress | None, int, list[bytes], int]"
+
+
 class InflateError(Exception):
-    """The peer's data is no deflate stream."""
+    """The peer's data is no deflate stream; `output` is what the call that raises this inflated before."""
+
+    def __init__(self, message: str, output: bytes = b"") -> None:
+        super().__init__(message)
+        self.output = output
 
 
 class Inflater:
     """Inflates the peer's messages; `window_bits` and `context_takeover` are those agreed on for its side.
 
-    Memory beyond the window is held only within a message, and never more than the budget given.
+    What it says does not depend on how the data was cut. Within a message it understands any window, as zlib would
+    only tell of one that is too large where reads ended; from message to message it keeps the one agreed on.
+    Memory beyond that is held only within a message, and never more than the budget given.
     """
 
     __slots__ = ("_bits", "_context_takeover", "_decompressor", "_final_blocks", "_history", "_history_size")
@@ -219,14 +228,34 @@ class Inflater:
     def inflate(self, data: bytes, budget: int) -> bytes:
         """Return what `data` inflates to, but at most `budget` + 1 bytes: one too many tells that it is too big.
 
-        Raises InflateError.
+        Raises InflateError, after which nothing more can be inflated.
         """
+        before = self._saved()
+        try:
+            return self._inflate(data, budget)
+        except InflateError as error:
+            # zlib tells neither where it is, nor what it made of the data before it.
+            self._restore(before)
+            return self._inflate_to_error(data, budget, str(error))
+
+    def finish(self, budget: int) -> bytes:
+        """End a message: return the last of it, as `inflate` does."""
+        # After BFINAL without the octet 0x00 that should follow, there is no stream for the tail to end.
+        last = self.inflate(_SYNC_TAIL, budget) if self._decompressor is not None else b""
+        self._decompressor = None
+        self._final_blocks = 0
+        if not self._context_takeover:
+            self._history.clear()
+            self._history_size = 0
+        return last
+
+    def _inflate(self, data: bytes, budget: int) -> bytes:
         output: list[bytes] = []
         room = min(budget, maxsize - 1) + 1
         while data and room > 0:
             decompressor = self._decompressor
             if decompressor is None:
-                decompressor = self._decompressor = zlib.decompressobj(-self._bits, zdict=self._window())
+                decompressor = self._decompressor = zlib.decompressobj(-_MAX_WINDOW_BITS, zdict=self._window())
             try:
                 piece = decompressor.decompress(data, room)
             except zlib.error:
@@ -246,16 +275,32 @@ class Inflater:
                 data = decompressor.unconsumed_tail
         return output[0] if len(output) == 1 else b"".join(output)
 
-    def finish(self, budget: int) -> bytes:
-        """End a message: return the last of it, as `inflate` does."""
-        # After BFINAL without the octet 0x00 that should follow, there is no stream for the tail to end.
-        last = self.inflate(_SYNC_TAIL, budget) if self._decompressor is not None else b""
-        self._final_blocks = 0
-        if not self._context_takeover:
-            self._decompressor = None
-            self._history.clear()
-            self._history_size = 0
-        return last
+    def _inflate_to_error(self, data: bytes, budget: int, message: str) -> bytes:
+        """Find the byte of `data` that is wrong, by halves, and raise InflateError with what comes before it.
+
+        Returns the output instead where that is over the budget before.
+        """
+        output = b""
+        while len(data) > 1:
+            half = data[: len(data) // 2]
+            before = self._saved()
+            try:
+                output += self._inflate(half, budget - len(output))
+            except InflateError:
+                self._restore(before)
+                data = half
+                continue
+            if len(output) > budget:
+                return output
+            data = data[len(half) :]
+        raise InflateError(message, output) from None
+
+    def _saved(self) -> _State:
+        decompressor = None if self._decompressor is None else self._decompressor.copy()
+        return decompressor, self._final_blocks, self._history.copy(), self._history_size
+
+    def _restore(self, state: _State) -> None:
+        self._decompressor, self._final_blocks, self._history, self._history_size = state
 
     def _remember(self, piece: bytes) -> None:
         # A list of pieces spares a copy of the window for each; a long list would cost more than the window.

@@ -144,6 +144,8 @@ class _Inbound(Extension):
         self._is_text = False
         self._wire_bytes = 0
         self._size = 0
+        self._unjudged = b""
+        """Content that wsproto has not been given yet, and so has not found to be UTF-8."""
         self.within_message = False
         """The last data frame was not the last of its message."""
         self.error = ""
@@ -181,7 +183,13 @@ class _Inbound(Extension):
     def frame_inbound_payload_data(self, proto: FrameDecoder | FrameProtocol, data: bytes) -> bytes | CloseReason:
         if self._is_control:
             return data
-        return self._inflated(data, last=False) if self._compressed else self._counted(data)
+        if not self._compressed:
+            return self._counted(data)
+        self._unjudged = b""
+        content = self._inflated(data, last=False)
+        if not isinstance(content, CloseReason):
+            self._unjudged = content
+        return content
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> bytes | CloseReason | None:
         if self._is_control:
@@ -211,6 +219,8 @@ class _Inbound(Extension):
         try:
             output = self._inflater.finish(budget) if last else self._inflater.inflate(data, budget)
         except InflateError as error:
+            if not self._is_valid_so_far(error.output):
+                return CloseReason.INVALID_FRAME_PAYLOAD_DATA
             assert self._stats is not None
             self._stats.on_error()
             return self._refuse(CloseReason.INVALID_FRAME_PAYLOAD_DATA, str(error))
@@ -218,16 +228,19 @@ class _Inbound(Extension):
 
     def _counted(self, data: bytes) -> bytes | CloseReason:
         fits = self._frame_size.remaining
-        violation = self._frame_size.on_payload(len(data))
-        if violation is None:
-            self.frame_content_size += len(data)
-            return data
-        # What fits is judged first, as it would have been had it arrived alone.
-        if self._is_text and not self._is_valid_so_far(data[:fits]):
+        if len(data) > fits and not self._is_valid_so_far(data[:fits]):
             return CloseReason.INVALID_FRAME_PAYLOAD_DATA
-        return self._refuse(CloseReason.MESSAGE_TOO_BIG, str(violation))
+        violation = self._frame_size.on_payload(len(data))
+        if violation is not None:
+            return self._refuse(CloseReason.MESSAGE_TOO_BIG, str(violation))
+        self.frame_content_size += len(data)
+        return data
 
     def _is_valid_so_far(self, data: bytes) -> bool:
+        """Judge content before what is wrong, as it would have been had it arrived alone."""
+        if not self._is_text:
+            return True
+        data = self._unjudged + data
         decoder = self._messages.decoder or getincrementaldecoder("utf-8")()
         try:
             decoder.decode(data)
