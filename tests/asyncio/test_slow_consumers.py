@@ -21,12 +21,11 @@ from wsconnkit.asyncio import Connection, Server, broadcast, connect, serve
 from wsconnkit.machines.closing import State
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
+from wsconnkit.protocol.config import OVERHEAD, CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError
 from wsconnkit.protocol.events import Message, PongReceived
-from wsconnkit.protocol.outbox import OVERHEAD
 from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.eventloop import VirtualTimeLoop

@@ -4,13 +4,18 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
-from wsconnkit.protocol.config import QueueConfig
+from wsconnkit.protocol.config import OVERHEAD, QueueConfig
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.inbox import Inbox
 
 
 def make(*, max_messages: int = 256, max_bytes: int = 1 << 20) -> Inbox:
     return Inbox(QueueConfig(max_messages=max_messages, max_bytes=max_bytes))
+
+
+def room(frames: int, size: int) -> int:
+    """The bytes that so many frames take that have `size` bytes together."""
+    return frames * OVERHEAD + size
 
 
 def frame(data: str | bytes, *, final: bool = True) -> Message:
@@ -90,23 +95,38 @@ def test_a_message_is_unfinished_until_its_last_frame_is_put_whatever_was_taken(
         assert inbox.is_unfinished
 
 
+def test_frames_without_payload_take_room_too() -> None:
+    # A peer that sends 2 bytes for each would otherwise make us hold a thousand objects for each message.
+    inbox = make()
+    frames = 0
+    while not inbox.full:
+        for final in [False] * 1023 + [True]:
+            inbox.put(frame(b"", final=final))
+        frames += 1024
+    assert inbox.size == frames * OVERHEAD
+    assert frames == (1 << 20) // OVERHEAD
+    while inbox.messages:
+        assert inbox.get_message() == b""
+    assert (inbox.size, inbox.full, inbox.low) == (0, False, True)
+
+
 def test_the_size_is_that_of_all_that_waits_whole_or_not() -> None:
     inbox = make()
     sizes = []
     for data, final in (("é", True), (b"abc", False), (b"d", False), (b"e", True), (b"fg", False)):
         inbox.put(frame(data, final=final))
         sizes.append(inbox.size)
-    assert sizes == [2, 5, 6, 7, 9]
+    assert sizes == [room(1, 2), room(2, 5), room(3, 6), room(4, 7), room(5, 9)]
     assert inbox.get_message() == "é"
     sizes = [inbox.size]
     while inbox.get_frame() is not None:
         sizes.append(inbox.size)
-    assert sizes == [7, 4, 3, 2, 0]
+    assert sizes == [room(4, 7), room(3, 4), room(2, 3), room(1, 2), 0]
 
 
 def test_full_at_either_limit_and_low_at_half_of_both() -> None:
     by_count = make(max_messages=4)
-    by_size = make(max_bytes=8)
+    by_size = make(max_bytes=room(4, 8))
     for _ in range(4):
         assert not by_count.full
         assert not by_size.full
@@ -141,12 +161,12 @@ def test_an_unfinished_message_never_makes_it_full() -> None:
 
 def test_an_unfinished_message_that_is_taken_frame_by_frame_makes_it_full() -> None:
     # It may be longer than all memory: each frame that the application takes makes room for the next.
-    inbox = make(max_messages=1, max_bytes=8)
+    inbox = make(max_messages=1, max_bytes=room(4, 8))
     inbox.put(frame(b"xxxx", final=False))
     assert (inbox.full, inbox.low) == (False, True)
     assert inbox.get_frame() == frame(b"xxxx", final=False)
     seen = []
-    for data in (b"xxxx", b"x", b"xx", b"x"):
+    for data in (b"xxx", b"xx", b"x", b"xx"):
         inbox.put(frame(data, final=False))
         seen.append((inbox.full, inbox.low))
     assert seen == [(False, True), (False, False), (False, False), (True, False)]
@@ -154,13 +174,14 @@ def test_an_unfinished_message_that_is_taken_frame_by_frame_makes_it_full() -> N
     seen = []
     while inbox.get_frame() is not None:
         seen.append((inbox.full, inbox.low))
-    assert seen == [(False, True)] * 4  # after the first, half of it is left
-    inbox.put(frame("é" * 4, final=False))  # bytes count, not characters
-    assert inbox.full
+    assert seen == [(False, False)] + [(False, True)] * 3  # half of it is left
+    inbox.put(frame("é" * 2, final=False))
+    inbox.put(frame("é" * (3 * OVERHEAD // 2 + 2), final=False))
+    assert inbox.full  # bytes count, not characters
 
 
 def test_waiting_bytes_begin_to_count_with_the_first_frame_taken() -> None:
-    inbox = make(max_bytes=8)
+    inbox = make(max_bytes=room(4, 16))
     for _ in range(5):
         inbox.put(frame(b"xxxx", final=False))
     assert (inbox.full, inbox.low) == (False, True)
@@ -169,7 +190,7 @@ def test_waiting_bytes_begin_to_count_with_the_first_frame_taken() -> None:
     # The rest of it goes as a whole, and with it what it counted, finished or not.
     assert inbox.get_message() is None
     assert (inbox.full, inbox.low) == (False, True)
-    inbox.put(frame(b"x" * 8, final=False))
+    inbox.put(frame(b"x" * room(3, 16), final=False))
     assert inbox.full
     inbox.put(frame(b""))
     inbox.put(frame(b"next", final=False))
@@ -178,21 +199,21 @@ def test_waiting_bytes_begin_to_count_with_the_first_frame_taken() -> None:
 
 
 def test_only_the_message_that_is_being_taken_counts_before_it_is_whole() -> None:
-    inbox = make(max_bytes=8)
+    inbox = make(max_bytes=room(2, 8))
     inbox.put(frame(b"a", final=False))
     inbox.get_frame()
     inbox.put(frame(b"bb"))
-    inbox.put(frame(b"x" * 100, final=False))  # of the next message, of which nothing is taken yet
+    inbox.put(frame(b"x" * 1000, final=False))  # of the next message, of which nothing is taken yet
     assert (inbox.messages, inbox.full, inbox.low) == (1, False, True)
     assert inbox.get_frame() == frame(b"bb")
     assert (inbox.messages, inbox.full, inbox.low) == (0, False, True)
-    inbox.put(frame(b"x" * 8, final=False))
+    inbox.put(frame(b"x" * room(1, 8), final=False))
     inbox.get_frame()
     assert (inbox.messages, inbox.full, inbox.low) == (0, True, False)
 
 
 def test_the_last_frame_of_a_message_being_taken_keeps_what_it_counts() -> None:
-    inbox = make(max_bytes=8)
+    inbox = make(max_bytes=room(2, 8))
     inbox.put(frame(b"a", final=False))
     inbox.get_frame()
     inbox.put(frame(b"x" * 6, final=False))
@@ -210,7 +231,7 @@ class InboxAgainstModel(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inbox = make(max_messages=4, max_bytes=16)
+        self.inbox = make(max_messages=4, max_bytes=room(4, 16))
         self.model: list[list[Message]] = []
         self.within = False
         self.open: str | bytes | None = None  # of the type of the message that is not finished
@@ -273,12 +294,12 @@ class InboxAgainstModel(RuleBasedStateMachine):
         counted = self.whole()
         if self.within and not counted:
             counted = self.model  # the application takes the message that is not finished, frame by frame
-        size = sum(part.size for message in counted for part in message)
+        size = sum(part.size + OVERHEAD for message in counted for part in message)
         assert self.inbox.messages == count
-        assert self.inbox.size == sum(part.size for message in self.model for part in message)
+        assert self.inbox.size == sum(part.size + OVERHEAD for message in self.model for part in message)
         assert self.inbox.is_unfinished is (self.open is not None)
-        assert self.inbox.full is (count >= 4 or size >= 16)
-        assert self.inbox.low is (count <= 2 and size <= 8)
+        assert self.inbox.full is (count >= 4 or size >= room(4, 16))
+        assert self.inbox.low is (count <= 2 and size <= room(2, 8))
         assert not (self.inbox.full and self.inbox.low)
 
 

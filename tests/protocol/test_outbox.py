@@ -4,8 +4,8 @@ import pytest
 
 from wsconnkit.machines.compression import CompressionStats
 from wsconnkit.machines.framesize import FrameSizeStats
-from wsconnkit.protocol.config import QueueConfig, SlowConsumer
-from wsconnkit.protocol.outbox import OVERHEAD, Outbox, Put
+from wsconnkit.protocol.config import OVERHEAD, QueueConfig, SlowConsumer
+from wsconnkit.protocol.outbox import Outbox, Put
 from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.stats import ConnectionStats
 

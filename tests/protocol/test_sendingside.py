@@ -13,13 +13,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.deadlines import READ_GRACE
 from wsconnkit.protocol.closeinfo import Cause, CloseFrame, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
+from wsconnkit.protocol.config import OVERHEAD, CloseConfig, ConnectionConfig, QueueConfig, SlowConsumer
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams
 from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.events import Closed, Message, PongReceived
 from wsconnkit.protocol.frames import Opcode, Role, encode_frame
-from wsconnkit.protocol.outbox import OVERHEAD
 from wsconnkit.protocol.timers import Timer
 
 BLOCK, OLDEST, NEWEST, CLOSE = SlowConsumer

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.protocol.closeinfo import Cause, Initiator
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
+from wsconnkit.protocol.config import OVERHEAD, CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConcurrencyError, ConnectionClosedError, ConnectionClosedOK, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
@@ -239,11 +240,34 @@ def test_a_slow_application_holds_the_sender_back_and_misses_nothing(driver: Dri
                     await client.send(message)
 
             sending = start(send_all)
-            await driver.until(lambda: server.queued_bytes[0] >= min(4 * size, 300_000))
+            most = 4 * (size + OVERHEAD)
+            await driver.until(lambda: server.queued_bytes[0] >= min(most, 300_000))
             await driver.sleep(1)
-            assert server.queued_bytes[0] <= 4 * size
+            assert server.queued_bytes[0] <= most
             assert [await server.recv() for _ in messages] == messages
             await sending.join()
+
+    driver.run(main)
+
+
+def test_fragments_without_payload_fill_the_inbox_too_and_hold_the_sender_back(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        config = replace(PLAIN, queue=QueueConfig(max_bytes=200_000))
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            first, middle, last = (
+                encode_frame(opcode, b"", fin=fin, mask=MASK)
+                for opcode, fin in ((Opcode.BINARY, False), (Opcode.CONTINUATION, False), (Opcode.CONTINUATION, True))
+            )
+            async with driver.tasks() as start:
+                sending = start(partial(raw.wire.send, (first + middle * 998 + last) * 20))
+                await driver.until(lambda: ws.queued_bytes[0] >= 200_000)
+                await driver.sleep(1)
+                assert ws.queued_bytes[0] == 2 * 1000 * OVERHEAD
+                assert [await ws.recv() for _ in range(20)] == [b""] * 20
+                assert ws.queued_bytes[0] == 0
+                await sending.join()
 
     driver.run(main)
 

@@ -139,7 +139,7 @@ class Connection:
 
     @property
     def queued_bytes(self) -> tuple[int, int]:
-        """Bytes that wait for the application, and for the network."""
+        """Bytes that wait for the application, and for the network, with 128 more for each frame or message."""
         return self._inbox.size, self._pump.unsent
 
     async def recv(self) -> str | bytes:

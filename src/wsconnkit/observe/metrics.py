@@ -42,7 +42,7 @@ class MeasuredConnection(Protocol):
 
     @property
     def queued_bytes(self) -> tuple[int, int]:
-        """Bytes of messages that the application has not taken, and bytes that have not been sent."""
+        """Bytes that wait for the application, and for the network, with what it takes to hold them."""
 
 
 class MeasuredServer(Protocol):
@@ -143,7 +143,8 @@ def _families(server_stats: ServerStats, sums: _Sums, is_draining: bool) -> Iter
     sizes: dict[tuple[str, ...], Histogram] = {("in",): server_stats.received, ("out",): server_stats.sent}
     yield _histogram("message_size_bytes", "Sizes of messages without compression.", sizes, "direction")
     queues: _Series = {("inbound",): sums.unread, ("outbound",): sums.unsent}
-    yield _gauge("queue_bytes", "Bytes that wait for the application to read, or for the peer.", queues, "queue")
+    text = "Bytes that wait for the application to read, or for the peer, with 128 more for each frame or message."
+    yield _gauge("queue_bytes", text, queues, "queue")
 
     directions = _directions(totals.compressed_received, totals.compressed_sent)
     yield _counter("compression_messages", "Messages that travelled compressed.", directions, "direction")

@@ -34,11 +34,16 @@ class SlowConsumer(Enum):
     """The first message that does not fit closes the connection with 1013; `send` does not wait."""
 
 
+OVERHEAD = 128
+"""Bytes that a frame or message which waits takes besides its payload, about."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueueConfig:
     """How much may wait for the application, and for the network. Raises ValueError for values out of range.
 
-    max_messages, max_bytes: received messages that the application has not taken; above either, reading pauses.
+    max_messages, max_bytes: received messages that the application has not taken, with 128 bytes more counted for each
+        frame of them; from either on, reading pauses.
     max_unread_age: seconds for which the application may take nothing while reading is paused, or None; then the
         connection is closed with 1013.
     write_high_water: bytes in the transport's buffer above which messages wait.

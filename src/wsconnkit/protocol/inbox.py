@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from wsconnkit.protocol.config import QueueConfig
+from wsconnkit.protocol.config import OVERHEAD, QueueConfig
 from wsconnkit.protocol.events import Message
 
 
@@ -44,7 +44,7 @@ class Inbox:
     def put(self, frame: Message) -> int | None:
         """Add a message or one frame of it; return the size of the message in bytes when that is its end, else None."""
         self._frames.append(frame)
-        self._unfinished_bytes += frame.size
+        self._unfinished_bytes += frame.size + OVERHEAD
         size = frame.size if self._incoming is None else self._incoming + frame.size
         if not frame.final:
             self._incoming = size
@@ -77,7 +77,7 @@ class Inbox:
 
     @property
     def size(self) -> int:
-        """Bytes that wait, those of an unfinished message too."""
+        """Bytes that wait, those of an unfinished message too, with `OVERHEAD` for each frame."""
         return self._bytes + self._unfinished_bytes
 
     def get_message(self) -> str | bytes | None:
@@ -88,7 +88,7 @@ class Inbox:
         if not self.messages:
             return None
         first = self._frames.popleft()
-        self._bytes -= first.size
+        self._bytes -= first.size + OVERHEAD
         if first.final:
             self.messages -= 1
             message = first.data
@@ -118,9 +118,9 @@ class Inbox:
     def _take(self) -> Message:
         frame = self._frames.popleft()
         if self.messages:  # the frame belongs to a whole message
-            self._bytes -= frame.size
+            self._bytes -= frame.size + OVERHEAD
             if frame.final:
                 self.messages -= 1
         else:
-            self._unfinished_bytes -= frame.size
+            self._unfinished_bytes -= frame.size + OVERHEAD
         return frame

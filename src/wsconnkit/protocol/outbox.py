@@ -16,12 +16,9 @@ from __future__ import annotations
 from collections import deque
 from enum import Enum
 
-from wsconnkit.protocol.config import QueueConfig, SlowConsumer
+from wsconnkit.protocol.config import OVERHEAD, QueueConfig, SlowConsumer
 from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.stats import ConnectionStats
-
-OVERHEAD = 128
-"""Bytes that a message which waits takes besides its payload, about."""
 
 
 class Put(Enum):

@@ -89,7 +89,7 @@ class Finished(NamedTuple):
 class RequestRouter:
     """Handlers by action, for any number of connections.
 
-    max_concurrent: requests in flight on one connection; at least 1.
+    max_concurrent: requests in flight on one connection, whose payloads take memory meanwhile; at least 1.
     timeout: seconds that a handler may take, more than 0, None for any time.
     on_message: called with the connection and each message that is no request; without it such messages are
         answered with an error.
