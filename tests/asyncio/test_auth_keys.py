@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import Generator
 
 import pytest
@@ -126,6 +127,23 @@ def test_keys_are_fetched_at_most_five_times_a_minute(run_virtual: Run, issuer: 
 
 
 # Servers that are down or slow.
+
+
+@pytest.mark.parametrize(("jump", "requests"), [(LIFESPAN + 1, 2), (-LIFESPAN, 1)])
+def test_keys_are_as_old_as_the_clock_on_the_wall_says_after_a_suspend(
+    run: Run, issuer: Issuer, monkeypatch: pytest.MonkeyPatch, jump: float, requests: int
+) -> None:
+    async def main() -> None:
+        async with serve(Arrivals(), "127.0.0.1", 0, authenticate=issuer.authenticator()) as server:
+            await (await opened(server, token=issuer.token("ES256"))).close()
+            token = issuer.token("ES256")
+            clock = time.time
+            monkeypatch.setattr(time, "time", lambda: clock() + jump)
+            for _ in range(3):
+                await (await opened(server, token=token)).close()
+        assert issuer.requests == requests
+
+    run(main())
 
 
 def test_without_keys_nobody_comes_in_and_all_are_told_when_to_try_again(

@@ -105,12 +105,18 @@ def error_of(action: Action | None) -> tuple[str | None, str, str]:
     return envelope["requestId"], envelope["payload"]["code"], envelope["payload"]["message"]
 
 
-def expire(session: Session, now: float) -> End | None:
+def look(session: Session, now: float, *, jump: float = 0.0) -> End | None:
+    """Let a timer fire at `now`, when the clock on the wall has gone so many seconds further than the other one."""
+    return session.handle_timeout(now, WALL + now + jump)
+
+
+def expire(session: Session, now: float, *, jump: float = 0.0) -> End | None:
     """Let the timer of the expiry fire at `now`, and once more after what it leaves time to read."""
-    assert session.handle_timeout(now) is None
+    assert session.handle_timeout(now, WALL + now + jump) is None
     again = session.next_timeout()
-    assert again == now + READ_GRACE
-    return session.handle_timeout(again)
+    assert again is not None
+    assert again == pytest.approx(now + READ_GRACE)
+    return look(session, again, jump=jump)
 
 
 EXPIRED = End(Cause.AUTH_EXPIRED, "token expired")
@@ -338,8 +344,8 @@ def test_a_message_without_a_token_leaves_alone_the_verification_of_the_one_befo
     assert error_of(say(session, auth({}, "2"), 9.0)) == ("2", "auth_failed", "missing")
     assert error_of(say(session, auth({"token": "second-token"}, "3"), 9.0))[1] == "auth_busy"
     assert expire(session, 10.0) is None
-    session.renewed(expiring(100.0), "1", 11.0, WALL + 11.0)
-    assert session.next_timeout() == 100.0
+    session.renewed(expiring(60.0), "1", 11.0, WALL + 11.0)
+    assert session.next_timeout() == 60.0
 
 
 def test_a_connection_may_bring_5_tokens_at_once_and_5_in_a_minute() -> None:
@@ -392,8 +398,8 @@ def test_a_verified_token_takes_the_place_of_the_one_before_and_its_expiry_is_to
         "timestamp": (WALL + 6.0) * 1000,
     }
     assert session.principal is fresh
+    assert expire(session, 102.0) is None
     assert session.next_timeout() == 103.0
-    assert session.handle_timeout(10.0) is None
     assert kinds(records) == ["auth_renewed"]
 
 
@@ -402,7 +408,7 @@ def test_a_token_without_an_expiry_is_the_last_that_is_needed() -> None:
     begin(session)
     assert read(session.renewed(ADA, "7", 1.0, WALL + 1.0))["payload"] == {"expiresAt": None}
     assert session.next_timeout() is None
-    assert session.handle_timeout(1e9) is None
+    assert look(session, 1e9) is None
 
 
 def test_a_fresh_token_may_expire_sooner_than_the_one_before() -> None:
@@ -570,7 +576,7 @@ def test_in_between_the_application_gets_its_messages() -> None:
 def test_a_connection_is_closed_when_its_token_has_expired_and_not_a_moment_before() -> None:
     session = session_of(expiring(10.0, leeway=2.5))
     assert session.next_timeout() == session.next_timeout() == 12.5
-    assert [session.handle_timeout(now) for now in (0.0, 10.0, 12.4999)] == [None] * 3
+    assert [look(session, now) for now in (0.0, 10.0, 12.4999)] == [None] * 3
     assert session.next_timeout() == 12.5
     assert expire(session, 12.5) == EXPIRED
 
@@ -579,14 +585,14 @@ def test_a_late_timer_still_closes_and_none_closes_twice() -> None:
     session = session_of(expiring(10.0))
     assert expire(session, 1000.0) == EXPIRED
     assert session.next_timeout() is None
-    assert session.handle_timeout(1001.0) is None
+    assert look(session, 1001.0) is None
 
 
 def test_a_timer_that_fires_again_too_early_changes_nothing() -> None:
     session = session_of(expiring(10.0))
-    assert [session.handle_timeout(now) for now in (10.0, 10.0, 10.005, 9.0)] == [None] * 4
+    assert [look(session, now) for now in (10.0, 10.0, 10.005, 9.0)] == [None] * 4
     assert session.next_timeout() == 10.0 + READ_GRACE
-    assert session.handle_timeout(10.0 + READ_GRACE) == EXPIRED
+    assert look(session, 10.0 + READ_GRACE) == EXPIRED
 
 
 def test_a_token_that_expired_on_the_way_is_due_at_once() -> None:
@@ -604,27 +610,27 @@ def test_a_fresh_token_that_has_expired_meanwhile_is_due_at_once() -> None:
 
 def test_a_fresh_token_that_lay_in_the_socket_when_the_timer_fired_late_is_read_first() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
-    assert session.handle_timeout(15.0) is None
+    assert look(session, 15.0) is None
     begin(session, now=15.0)
-    assert session.handle_timeout(15.0 + READ_GRACE) is None
-    session.renewed(expiring(100.0), "1", 15.5, WALL + 15.5)
-    assert session.next_timeout() == 100.0
+    assert look(session, 15.0 + READ_GRACE) is None
+    session.renewed(expiring(60.0), "1", 15.5, WALL + 15.5)
+    assert session.next_timeout() == 60.0
 
 
 def test_a_fresh_token_that_is_read_and_verified_at_once_saves_a_connection_however_late_the_timer_was() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
-    assert session.handle_timeout(1000.0) is None
+    assert look(session, 1000.0) is None
     begin(session, now=1000.0)
-    session.renewed(expiring(2000.0), "1", 1000.0, WALL + 1000.0)
-    assert session.handle_timeout(1000.0 + READ_GRACE) is None
-    assert session.next_timeout() == 2000.0
+    session.renewed(expiring(1050.0), "1", 1000.0, WALL + 1000.0)
+    assert look(session, 1000.0 + READ_GRACE) is None
+    assert session.next_timeout() == 1050.0
 
 
 def test_a_token_that_came_in_time_may_be_verified_however_late_the_timer_was() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
-    assert session.handle_timeout(1000.0) is None
+    assert look(session, 1000.0) is None
     begin(session, now=1000.0)
-    assert session.handle_timeout(1000.0 + READ_GRACE) is None
+    assert look(session, 1000.0 + READ_GRACE) is None
 
 
 def test_a_fresh_token_may_be_verified_until_10_seconds_after_the_expiry_of_the_one_before() -> None:
@@ -632,7 +638,7 @@ def test_a_fresh_token_may_be_verified_until_10_seconds_after_the_expiry_of_the_
     begin(session, now=9.0)
     assert expire(session, 10.0) is None
     assert session.next_timeout() == pytest.approx(20.0 + READ_GRACE)
-    assert session.handle_timeout(19.9) is None
+    assert look(session, 19.9) is None
     assert expire(session, 20.0 + READ_GRACE) == EXPIRED
     assert session.next_timeout() is None
 
@@ -641,9 +647,9 @@ def test_a_fresh_token_that_is_good_in_the_end_saves_the_connection() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
     begin(session, now=9.0)
     assert expire(session, 10.0) is None
-    session.renewed(expiring(100.0), "1", 19.0, WALL + 19.0)
-    assert session.next_timeout() == 100.0
-    assert expire(session, 100.0) == EXPIRED
+    session.renewed(expiring(60.0), "1", 19.0, WALL + 19.0)
+    assert session.next_timeout() == 60.0
+    assert expire(session, 60.0) == EXPIRED
 
 
 @pytest.mark.parametrize("error", [AuthenticationError(AuthFailure.EXPIRED), KeysUnavailable(), OSError()])
@@ -669,29 +675,68 @@ def test_one_bad_token_after_the_other_does_not_keep_a_connection_open() -> None
     assert expire(session, 21.0) == EXPIRED
 
 
-@pytest.mark.parametrize("jump", [-1e9, -3600.0, 3600.0, 1e9])
-def test_a_clock_on_the_wall_that_jumps_changes_nothing_for_the_token_that_was_verified(jump: float) -> None:
+@pytest.mark.parametrize("jump", [-1e9, -3600.0, -1.0, 0.9])
+def test_a_clock_on_the_wall_that_is_set_back_makes_no_token_live_longer(jump: float) -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
     assert session.on_message("x", 5.0, WALL + 5.0 + jump) is None
     session.not_renewed(AuthenticationError(AuthFailure.INVALID), "1", WALL + 5.0 + jump)
+    assert look(session, 9.0, jump=jump) is None
     assert session.next_timeout() == 10.0
-    assert session.handle_timeout(9.9) is None
-    assert expire(session, 10.0) == EXPIRED
+    assert expire(session, 10.0, jump=jump) == EXPIRED
+
+
+def test_a_clock_on_the_wall_that_is_set_forward_is_noticed_within_a_minute() -> None:
+    session = session_of(expiring(7200.0))
+    assert session.next_timeout() == 60.0
+    assert expire(session, 60.0) is None
+    assert session.next_timeout() == pytest.approx(120.0 + READ_GRACE)
+    assert expire(session, 130.0, jump=7100.0) == EXPIRED
+    assert session.next_timeout() is None
+
+
+@pytest.mark.parametrize("jump", [1.5, 3600.0, 7100.0])
+def test_a_token_expires_by_the_clock_that_goes_further(jump: float) -> None:
+    # The monotonic clock of Linux stands still while the system is suspended.
+    session = session_of(expiring(7200.0))
+    assert look(session, 60.0, jump=jump) is None
+    assert look(session, 7200.0 - jump - 0.1, jump=jump) is None
+    assert expire(session, 7200.0 - jump, jump=jump) == EXPIRED
+
+
+def test_a_fresh_token_that_lay_in_the_socket_after_a_suspend_is_read_first() -> None:
+    session = session_of(expiring(7200.0), reauthenticate=True)
+    assert look(session, 60.0, jump=10_000.0) is None
+    begin(session, now=60.0)
+    assert look(session, 60.0 + READ_GRACE, jump=10_000.0) is None
+    reply = session.renewed(expiring(11_000.0), "1", 61.0, WALL + 10_061.0)
+    assert read(reply)["type"] == "response"
+    assert session.next_timeout() == 121.0
+    assert expire(session, 121.0, jump=10_000.0) is None
+
+
+def test_the_clock_on_the_wall_has_no_say_while_a_fresh_token_is_verified() -> None:
+    session = session_of(expiring(10.0), reauthenticate=True)
+    begin(session, now=9.0)
+    assert expire(session, 10.0) is None
+    assert look(session, 11.0, jump=3600.0) is None
+    assert session.next_timeout() == pytest.approx(20.0 + READ_GRACE)
+    assert expire(session, 20.0 + READ_GRACE, jump=3600.0) == EXPIRED
 
 
 def test_the_next_token_goes_by_the_clock_on_the_wall_as_it_then_is() -> None:
     session = session_of(expiring(10.0), reauthenticate=True)
     begin(session)
-    session.renewed(expiring(3600.0 + 100.0), "1", 5.0, WALL + 3600.0)
-    assert session.next_timeout() == 105.0
+    session.renewed(expiring(3600.0 + 50.0), "1", 5.0, WALL + 3600.0)
+    assert session.next_timeout() == 55.0
 
 
 def test_a_token_for_ever_has_a_time_that_timers_can_express() -> None:
     forever = Principal(subject="ada", expires_at=float_info.max, leeway=float_info.max)
     assert forever.valid_until == inf
-    timeout = session_of(forever, now=5.0).next_timeout()
-    assert timeout is not None
-    assert 9 * 365 * 86400.0 < timeout < 11 * 365 * 86400.0
+    session = session_of(forever, now=5.0)
+    assert session.next_timeout() == 65.0
+    assert expire(session, 9 * 365 * 86400.0) is None
+    assert expire(session, 11 * 365 * 86400.0) == EXPIRED
 
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -708,12 +753,13 @@ def test_whatever_the_clocks_say_a_deadline_is_finite_and_closes_once_it_is_ther
     assert deadline is not None
     assert isfinite(deadline)
     if deadline > now:
-        assert session.handle_timeout(nextafter(deadline, now)) is None
+        early = nextafter(deadline, now)
+        assert session.handle_timeout(early, wall_now + early - now) is None
         assert session.next_timeout() == deadline
-    due = max(deadline, now)
+    due = now + 11 * 365 * 86400.0  # longer than any token holds
     assert expire(session, due) == EXPIRED
     assert session.next_timeout() is None
-    assert session.handle_timeout(due + 1.0) is None
+    assert look(session, due + 1.0) is None
 
 
 class Renewals:
@@ -731,7 +777,7 @@ class Renewals:
         until = self.now + seconds
         while (at := self.session.next_timeout()) is not None and at <= until and self.ended_at is None:
             self.now = max(self.now, at)
-            if self.session.handle_timeout(self.now) is not None:
+            if look(self.session, self.now) is not None:
                 self.ended_at = self.now
             after = self.session.next_timeout()
             assert after is None or after > self.now

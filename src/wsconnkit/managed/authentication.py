@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,28 @@ from wsconnkit.service.log import log_server_error
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, Principal
 from wsconnkit.service.verifier import Authenticate, TokenVerifier
 
+_SUSPENDED = 1.0
+"""Seconds by which the clock on the wall must go further than the loop's to mean that the system was suspended."""
+
+
+class _Age:
+    """The loop's clock, but one that goes on while the system is suspended."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._ahead = time.time() - runtime.now()
+        self._suspended = 0.0
+
+    def now(self) -> float:
+        """Return the time in seconds; never less than before."""
+        now = self._runtime.now()
+        ahead = time.time() - now
+        if ahead > self._ahead + _SUSPENDED:
+            self._suspended += ahead - self._ahead
+            self._ahead = ahead
+        self._ahead = min(ahead, self._ahead)
+        return now + self._suspended
+
 
 class Authentication:
     """Asks a `TokenVerifier` such as `JWTAuthenticator`, or a function of the application, but not for guessers.
@@ -25,6 +48,7 @@ class Authentication:
         self._runtime = runtime
         self._authenticate = authenticate
         self._attempts = attempts
+        self._age = _Age(runtime)  # of the keys
         self._fetching: Task | None = None
         self._fetched: Event = runtime.event()
 
@@ -84,17 +108,17 @@ class Authentication:
 
     async def _verify(self, verifier: TokenVerifier, token: str, ip: str | None) -> Principal:
         try:
-            return verifier.verify(token, self._runtime.now())
+            return verifier.verify(token, self._age.now())
         except KeysNeeded:
             pass
-        if self._fetching is None and verifier.begin_fetch(self._runtime.now()):
+        if self._fetching is None and verifier.begin_fetch(self._age.now()):
             self._fetched = self._runtime.event()
             self._fetching = self._runtime.start(self._runtime.in_thread, verifier.fetch, on_end=self._on_fetched)
         if self._fetching is not None:
             # One for all who need them, whoever of them gives up.
             await self._runtime.wait(self._fetched, MAX_WAIT)
             self._attempts.check(ip, self._runtime.now())
-        return verifier.verify(token, self._runtime.now(), waited=True)
+        return verifier.verify(token, self._age.now(), waited=True)
 
     def _on_fetched(self, outcome: Any) -> None:
         self._fetching = None

@@ -52,7 +52,7 @@ class Guard:
 
     def handle_timeout(self, now: float) -> None:
         """Do what the session wants done by now."""
-        action = self._session.handle_timeout(now)
+        action = self._session.handle_timeout(now, time.time())
         if action is not None:
             self._carry_out(action)
 

@@ -21,6 +21,10 @@ _FOREVER = 10 * 365 * 86400.0
 """Seconds after which a token need not be looked at again, which timers can still express."""
 _FAR = 253402300799.0
 """The end of the year 9999, in seconds since the epoch."""
+_CLOCK_LOOK = 60.0
+"""Seconds after which to look at the clock on the wall again: it may be set, and it goes on while we are suspended."""
+_CLOCK_DRIFT = 1.0
+"""Seconds by which the clocks may come to differ before that means anything."""
 _VERIFYING = 10.0
 """Seconds that a token may be verified for while the one before has expired."""
 _RENEWALS = RateLimit(5, 60)
@@ -89,7 +93,9 @@ class Session:
         self._violations = 0
         self._deadlines: Deadlines[str] = Deadlines()
         self._expires_at: float | None = None
-        """When the token will have expired, on the monotonic clock."""
+        """When the token will have expired, on the monotonic clock; None where it never does."""
+        self._valid_until: float | None = None
+        """When it will have, since the epoch."""
         self._verify_until: float | None = None
         """When not to wait any more for a fresh one that is being verified; None before the token has expired."""
         self._set_principal(principal, now, wall_now)
@@ -137,15 +143,21 @@ class Session:
         return Reply(error_reply(request_id, "auth_unavailable", "the token could not be verified", wall_now))
 
     def next_timeout(self) -> float | None:
-        """Return when the token will have expired, on the monotonic clock, or None. Changes nothing."""
+        """Return when to call `handle_timeout`, on the monotonic clock, or None. Changes nothing."""
         return self._deadlines.next_timeout()
 
-    def handle_timeout(self, now: float) -> End | None:
+    def handle_timeout(self, now: float, wall_now: float) -> End | None:
         """Return the close of a connection whose token has expired, else None. Early and late calls are safe.
 
-        A fresh one that came in time, but has not been read or verified yet, is waited for.
+        It has when either clock says so: one that is set back makes no token live longer, and one that is set forward,
+        or goes on in a suspend, is noticed within a minute. A fresh token that came in time, but has not been read or
+        verified yet, is waited for.
         """
-        if not self._deadlines.handle_timeout(now):
+        self._follow_clock(now, wall_now)
+        over = self._deadlines.handle_timeout(now)
+        if "clock" in over:
+            self._deadlines.set("clock", now + _CLOCK_LOOK)
+        if "token" not in over:
             return None
         if self._renewing:
             if self._verify_until is None:
@@ -153,6 +165,7 @@ class Session:
             if now < self._verify_until:
                 self._deadlines.set("token", self._verify_until)
                 return None
+        self._deadlines.clear("clock")
         return End(Cause.AUTH_EXPIRED, "token expired")
 
     def on_event(self, event: Event, stats: ConnectionStats) -> None:
@@ -168,12 +181,25 @@ class Session:
     def _set_principal(self, principal: Principal | None, now: float, wall_now: float) -> None:
         self.principal = principal
         """Who the connection belongs to."""
-        valid_until = None if principal is None else principal.valid_until
+        self._valid_until = None if principal is None else principal.valid_until
         self._expires_at = self._verify_until = None
         self._deadlines.clear("token")
-        if valid_until is not None:
-            self._expires_at = now + min(valid_until - wall_now, _FOREVER)
-            self._deadlines.set("token", self._expires_at)
+        self._deadlines.clear("clock")
+        if self._valid_until is not None:
+            self._expire_at(now + min(self._valid_until - wall_now, _FOREVER))
+            self._deadlines.set("clock", now + _CLOCK_LOOK)
+
+    def _expire_at(self, at: float) -> None:
+        self._expires_at = at
+        self._deadlines.set("token", at)
+
+    def _follow_clock(self, now: float, wall_now: float) -> None:
+        """Let the token expire earlier where the clock on the wall has gone further than the other one."""
+        if self._valid_until is None or self._expires_at is None or self._expires_at <= now:
+            return
+        expires_at = now + self._valid_until - wall_now
+        if expires_at < self._expires_at - _CLOCK_DRIFT:
+            self._expire_at(expires_at)
 
     def _on_too_many(self, message: str | bytes, wait: float, wall_now: float) -> Action:
         self._violations += 1

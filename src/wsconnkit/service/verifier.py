@@ -23,6 +23,7 @@ class TokenVerifier(Protocol):
     def verify(self, token: str, now: float, *, waited: bool = False) -> Principal:
         """Return whose `token` is.
 
+        now: seconds on a clock that is never set back, and goes on while the system is suspended: the age of keys.
         waited: keys were fetched just now, or cannot be.
         Raises AuthenticationError, KeysNeeded when keys must be fetched first (only where not `waited`), and
         KeysUnavailable.
