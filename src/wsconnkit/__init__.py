@@ -55,6 +55,7 @@ from wsconnkit.protocol.prepared import PreparedMessage
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.timers import Timer
+from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import Agreement, HTTPRequest, UpgradeRequest, agree, check_upgrade, refusal
 from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates
