@@ -553,6 +553,8 @@ def test_a_client_is_started_once(run_virtual: Run, peer: Peer) -> None:
                     await client.__aenter__()
                 with pytest.raises(LocalProtocolError, match="1006"):
                     await client.close(1006)
+                with pytest.raises(LocalProtocolError, match="close reason cannot be sent as UTF-8"):
+                    await client.close(1000, "x\ud83dy")
 
     run_virtual(main())
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import pytest
@@ -132,9 +131,6 @@ def test_a_reason_has_the_bytes_that_the_code_leaves_of_a_control_frame() -> Non
         ("a" * 120 + "😀", "a" * 120),
         ("a" * 122 + "😀b", "a" * 122),
         ("é" * 300, "é" * 61),
-        ("a\ud800b", "a?b"),
-        ("\ud83d\ude00", "??"),
-        ("\udfff" * 200, "?" * 123),
     ],
 )
 def test_a_reason_is_cut_to_123_bytes_of_whole_characters(reason: str, expected: str) -> None:
@@ -151,7 +147,7 @@ def test_a_cut_reason_is_the_longest_prefix_that_fits(reason: str) -> None:
     assert cut == reason or len(one_more.encode()) > 123
 
 
-@SETTINGS
-@given(st.text(st.sampled_from("aé😀\ud800\udfff"), max_size=140))
-def test_lone_surrogates_become_question_marks_and_nothing_else_does(reason: str) -> None:
-    assert truncate_reason(reason) == truncate_reason(re.sub("[\ud800-\udfff]", "?", reason))
+@pytest.mark.parametrize("reason", ["x\ud83dy", "\ud83d\ude00", "\udfff" * 200, "a" * 123 + "\ud800"])
+def test_lone_surrogates_are_no_reason_to_give(reason: str) -> None:
+    with pytest.raises(UnicodeEncodeError):
+        truncate_reason(reason)

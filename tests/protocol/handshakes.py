@@ -190,6 +190,6 @@ def text_frame(text: str, *, masked: bool) -> bytes:
 def complaint(name: str) -> str:
     """Return a pattern for what is said of BAD_HEADERS[name]."""
     beyond = "headers hold characters beyond ISO 8859-1: "
-    return {"not latin": f"^{beyond}X-A$", "name not latin": f"^{beyond}X-\N{SNOWMAN}$"}.get(
+    return {"not latin": f"^{beyond}'X-A'$", "name not latin": f"^{beyond}'X-\N{SNOWMAN}'$"}.get(
         name, "^headers are not valid HTTP: "
     )

@@ -25,6 +25,7 @@ DEFAULT_LIMITS = FrameLimits()
 NO_CODES: list[Any] = [0, -1, 999, 1004, 1005, 1006, 1015, 2999, 5000, 1 << 64]
 NO_CODES += [1000.0, 1000.5, float("nan"), "1000", b"\x03\xe8", None, True, [1000]]
 NO_REASONS: list[Any] = [None, b"bye", 5, 1.5, ["bye"], bytearray(b"bye")]
+NO_TEXTS = ["x\ud83dy", "a\udcffb", "a" * 123 + "\ud800"]
 
 UNLIMITED = FrameLimits(max_frame_size=None, max_message_size=None, warn_threshold=None, max_fragments=None)
 

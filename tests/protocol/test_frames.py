@@ -26,7 +26,7 @@ from wsconnkit.protocol.frames import (
     parse_close,
 )
 
-from .reading import NO_CODES, NO_REASONS, PING, PONG, deflated, naive_mask, wire
+from .reading import NO_CODES, NO_REASONS, NO_TEXTS, PING, PONG, deflated, naive_mask, wire
 
 opcodes = st.sampled_from(list(Opcode))
 masks = st.none() | st.binary(min_size=4, max_size=4)
@@ -195,8 +195,14 @@ def test_check_close_refuses_a_reason_that_is_no_str(reason: object) -> None:
     assert str(caught.value) == f"close reason is of type {type(reason).__name__}; it must be str"
 
 
+@pytest.mark.parametrize("reason", NO_TEXTS)
+def test_check_close_refuses_a_reason_that_utf8_cannot_carry(reason: str) -> None:
+    with pytest.raises(LocalProtocolError, match=r"^close reason cannot be sent as UTF-8: .* surrogates not allowed$"):
+        check_close(1000, reason)
+
+
 @pytest.mark.parametrize("code", [1000, 1003, 1007, 1014, 3000, 4999, CloseCode.GOING_AWAY])
-@pytest.mark.parametrize("reason", ["", "bye", "a\udcffb", "é" * 300])
+@pytest.mark.parametrize("reason", ["", "bye", "😀", "é" * 300])
 def test_check_close_takes_whatever_can_be_sent(code: int, reason: str) -> None:
     check_close(code, reason)
 

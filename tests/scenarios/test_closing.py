@@ -83,6 +83,8 @@ def test_a_code_that_cannot_be_sent_changes_nothing(driver: Driver, code: Any) -
                 await ws.close(code)
             with pytest.raises(LocalProtocolError, match="close reason is of type bytes"):
                 await ws.close(1000, b"bytes")
+            with pytest.raises(LocalProtocolError, match="close reason cannot be sent as UTF-8"):
+                await ws.close(1000, "x\ud83dy")
             await ws.send("still open")
             assert await ws.recv() == "still open"
 

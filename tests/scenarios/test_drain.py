@@ -206,6 +206,10 @@ def test_a_drain_that_is_misused_changes_nothing(driver: Driver) -> None:
                         await call(**times)
                 with pytest.raises(LocalProtocolError, match="1006"):
                     await call(code=1006)
+                with pytest.raises(LocalProtocolError, match="close reason cannot be sent as UTF-8"):
+                    await call(reason="x\ud83dy")
+            with pytest.raises(LocalProtocolError, match="close reason cannot be sent as UTF-8"):
+                await server.close(1001, "x\ud83dy")
             assert not server.is_draining
             await ws.send("still here")
             assert await ws.recv() == "still here"

@@ -384,6 +384,11 @@ def test_a_config_has_a_code_that_can_be_sent(code: int) -> None:
         DrainConfig().replaced(window=None, grace=None, code=code, reason=None)
 
 
+def test_a_config_has_a_reason_that_can_be_sent() -> None:
+    with pytest.raises(LocalProtocolError, match="close reason cannot be sent as UTF-8"):
+        DrainConfig(reason="x\ud83dy")
+
+
 def test_what_is_given_replaces_what_was_configured() -> None:
     config = DrainConfig(window=1.0, grace=2.0, code=4000, reason="bye")
     assert config.replaced(window=None, grace=None, code=None, reason=None) == config

@@ -99,7 +99,7 @@ def should_retry(code: int) -> bool:
 def truncate_reason(reason: str) -> str:
     """Return the longest prefix of `reason` that fits a Close frame: 123 bytes of whole UTF-8.
 
-    Lone surrogates, which UTF-8 cannot carry, become `?`.
+    Raises UnicodeEncodeError, a ValueError, for lone surrogates, which UTF-8 cannot carry.
     """
-    data = reason.encode("utf-8", "replace")
+    data = reason.encode()
     return data[:MAX_REASON_BYTES].decode("utf-8", "ignore")

@@ -257,8 +257,8 @@ class Connection:
     async def close(self, code: int = Cause.LOCAL_CLOSE.code, reason: str = "") -> None:
         """Close and wait for the end, at most the close timeout; safe to repeat, and from several tasks.
 
-        A reason is cut to 123 bytes of UTF-8. Cancelled, it still closes. Raises LocalProtocolError for a code
-        that cannot be sent.
+        A reason is cut to 123 bytes of UTF-8. Cancelled, it still closes. Raises LocalProtocolError for a code or a
+        reason that cannot be sent.
         """
         self.start_close(code, reason, Cause.LOCAL_CLOSE)
         await self._pump.gone.wait()

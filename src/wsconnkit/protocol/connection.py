@@ -204,7 +204,7 @@ class ConnectionProtocol(SendingSide):
     def close(self, code: int, reason: str, now: float, *, cause: Cause = Cause.LOCAL_CLOSE) -> None:
         """Begin the closing handshake; `reason` is cut to 123 bytes of whole UTF-8. Does nothing when it has begun.
 
-        Raises LocalProtocolError for a code that may not be sent.
+        Raises LocalProtocolError for a code or a reason that may not be sent.
         """
         self._tick(now)
         check_close(code, reason)

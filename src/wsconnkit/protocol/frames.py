@@ -76,6 +76,10 @@ def check_close(code: object, reason: object) -> None:
         )
     if not isinstance(reason, str):
         raise LocalProtocolError(f"close reason is of type {type(reason).__name__}; it must be str")
+    try:
+        reason.encode()
+    except UnicodeEncodeError as error:
+        raise LocalProtocolError(f"close reason cannot be sent as UTF-8: {error}") from None
 
 
 def check_ping(payload: object) -> None:

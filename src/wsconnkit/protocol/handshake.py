@@ -106,5 +106,5 @@ def _raw(headers: Headers) -> list[tuple[bytes, bytes]]:
     try:
         return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]
     except UnicodeEncodeError:
-        names = ", ".join(name for name, value in headers if max(name + value, default="") > "\xff")
+        names = ", ".join(repr(name) for name, value in headers if max(name + value, default="") > "\xff")
         raise LocalProtocolError(f"headers hold characters beyond ISO 8859-1: {names}") from None
