@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import copy
+import dataclasses
+import json
 import pickle
+from collections.abc import Callable
 from dataclasses import FrozenInstanceError
+from operator import delitem, setitem
 from typing import Any
 
 import pytest
@@ -109,3 +114,20 @@ def test_a_time_that_no_float_can_hold_is_refused() -> None:
 def test_values_are_given_by_name() -> None:
     with pytest.raises(TypeError):
         Principal("alice")  # type: ignore[call-arg]
+
+
+def test_claims_stay_read_only_in_each_copy_and_are_json() -> None:
+    principal = Principal(subject="ada", claims={"roles": ["a"]})
+    changes: list[Callable[[Any], object]] = [
+        lambda claims: claims.update(a=1),
+        lambda claims: claims.pop("roles"),
+        lambda claims: setitem(claims, "a", 1),
+        lambda claims: delitem(claims, "roles"),
+        lambda claims: claims.__ior__({"a": 1}),
+    ]
+    for copied in (principal, copy.copy(principal), copy.deepcopy(principal), pickle.loads(pickle.dumps(principal))):
+        for change in changes:
+            with pytest.raises(TypeError, match="the claims of a token are read-only"):
+                change(copied.claims)
+        assert json.dumps(dataclasses.asdict(copied)["claims"]) == '{"roles": ["a"]}'
+    assert copy.deepcopy(principal).claims["roles"] is not principal.claims["roles"]

@@ -6,8 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from sys import float_info
-from types import MappingProxyType
-from typing import Any
+from typing import Any, NoReturn
 
 from wsconnkit.protocol.errors import WsconnkitError
 
@@ -57,6 +56,18 @@ class TooManyFailures(WsconnkitError):
         return f"too many tokens from this address were invalid; the next is looked at in {self.retry_after:.3g} s"
 
 
+class _Claims(dict[str, Any]):
+    """A dictionary that is only read, and like any other can be copied, pickled and made JSON of."""
+
+    def _refuse(self, *args: object, **kwargs: object) -> NoReturn:
+        raise TypeError("the claims of a token are read-only")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _Claims, (dict(self),)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Principal:
     """Who has proved to be on the other side. Raises ValueError for values other than those below.
@@ -83,7 +94,7 @@ class Principal:
         ):
             if not is_good:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; it must be {wanted}")
-        object.__setattr__(self, "claims", MappingProxyType(dict(self.claims)))
+        object.__setattr__(self, "claims", _Claims(self.claims))
 
     @property
     def valid_until(self) -> float | None:

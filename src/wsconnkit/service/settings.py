@@ -36,8 +36,11 @@ class BadSettings(ValueError):
     """Values that are not allowed; `problems` names each variable, its value and what is allowed."""
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
+        super().__init__(problems)
         self.problems = problems
+
+    def __str__(self) -> str:
+        return "\n".join(self.problems)
 
 
 # What makes a value of a variable's text, and says what is allowed when it cannot. Where nothing verifies tokens unless
