@@ -287,12 +287,23 @@ class Runtime:
             raise outcome
         return outcome  # type: ignore[no-any-return] # what `main` returned
 
-    def run_ready(self) -> None:
-        """Run all that can run without letting time pass. Raises what `run` raises of tasks."""
+    def run_ready(self) -> bool:
+        """Run all that can run without letting time pass; tell whether there was any. Raises as `run` does for tasks.
+
+        With `next_timer` and the clock, this drives it from outside, step by step and beside others.
+        """
+        has_run = False
         while self._error is None and self._take_turn():
-            pass
+            has_run = True
         if self._error is not None:
             raise self._error
+        return has_run
+
+    def next_timer(self) -> float:
+        """Return the time of the next timer; `inf` where there is none."""
+        while self._timers and self._timers[0][2].is_cancelled:
+            heappop(self._timers)
+        return self._timers[0][0] if self._timers else inf
 
     # What the rest of the package asks for.
 
@@ -416,11 +427,10 @@ class Runtime:
 
     def _let_time_pass(self) -> bool:
         """Move on to the next timer; tell whether there is one."""
-        while self._timers and self._timers[0][2].is_cancelled:
-            heappop(self._timers)
-        if self._timers:
-            self.clock.now = max(self.now(), self._timers[0][0])
-        return bool(self._timers)
+        at = self.next_timer()
+        if at < inf:
+            self.clock.now = max(self.now(), at)
+        return at < inf
 
 
 def run(main: Callable[[Runtime], Awaitable[T]], *, seed: int = 0) -> T:

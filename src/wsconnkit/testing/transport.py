@@ -47,7 +47,7 @@ class MemoryTransport:
         self._is_closing = False
         self._has_ended = False
         self._error: OSError | None = None
-        self._reading = runtime.alarm(self._read)
+        self._reading = runtime.alarm(self._on_arrival)
         self._writing = runtime.alarm(self._write_unsent)
         self._deadline = runtime.alarm(self._on_write_deadline)
         self._end_at = runtime.alarm(self._end)
@@ -105,6 +105,25 @@ class MemoryTransport:
         self._is_closing = True
         self._end_at.set(-inf)
 
+    def lose(self, error: OSError | None = None) -> None:
+        """End here and now, as a network does that breaks."""
+        self._error = error
+        self._end()
+
+    def read(self, limit: int | None) -> int:
+        """Read what has arrived, at most `limit` bytes, and return how many they were; none while reading is paused."""
+        if not self._is_reading or self._has_ended:
+            return 0
+        now = self._runtime.now()
+        data = self._inbound.read(now, limit)
+        if data:
+            self._protocol.data_received(data)
+        elif self._inbound.at_eof(now) and not self._eof_received:
+            self._eof_received = True
+            self._protocol.eof_received()
+        self._await_arrival()
+        return len(data)
+
     def is_closing(self) -> bool:
         """It has ended, or is about to."""
         return self._is_closing
@@ -128,17 +147,8 @@ class MemoryTransport:
         if self._is_reading and not self._eof_received and not self._has_ended:
             self._reading.set(self._inbound.next_arrival())
 
-    def _read(self) -> None:
-        if not self._is_reading or self._has_ended:
-            return
-        now = self._runtime.now()
-        data = self._inbound.read(now, _MAX_READ)
-        if data:
-            self._protocol.data_received(data)
-        elif self._inbound.at_eof(now):
-            self._eof_received = True
-            self._protocol.eof_received()
-        self._await_arrival()
+    def _on_arrival(self) -> None:
+        self.read(_MAX_READ)
 
     def _await_room(self) -> None:
         if self._unsent:
@@ -182,7 +192,7 @@ class MemoryTransport:
     def _end(self) -> None:
         if self._has_ended:
             return
-        self._has_ended = True
+        self._has_ended = self._is_closing = True
         for alarm in (self._reading, self._writing, self._deadline):
             alarm.cancel()
         self._unsent = b""
