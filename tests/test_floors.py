@@ -41,8 +41,8 @@ ROOMS = ["__init__", "client", "connection", "connector", "context", "runtime", 
 # Time, randomness and I/O come in as arguments.
 NOT_IN_THE_CORE = ["time", "datetime", "random", "asyncio", "trio", "socket", "urllib.request"]
 EVENT_LOOPS = {"asyncio", "trio"}
-# Clocks and randomness are allowed there: somebody has to bring them to the core.
-NOT_IN_MANAGED = [*EVENT_LOOPS, "uvloop", "socket", "wsproto"]
+# Clocks and randomness come from the runtime there: only so does a seed decide all of them.
+NOT_IN_MANAGED = [*EVENT_LOOPS, "uvloop", "socket", "wsproto", "time", "datetime", "random", "secrets", "uuid", "os"]
 # What takes a cancellation, of either event loop.
 CANCELLATIONS = {"BaseException", "BaseExceptionGroup", "CancelledError", "Cancelled"}
 OPTIONAL = {

@@ -20,7 +20,9 @@ from ..service.kit import logged, upgrade_request
 ADA = Principal(subject="ada")
 
 
-def connection(core: ConnectionProtocol | None = None, principal: Principal | None = None) -> Connection:
+def connection(
+    core: ConnectionProtocol | None = None, principal: Principal | None = None, runtime: Runtime | None = None
+) -> Connection:
     request = upgrade_request("/ws?token=s3cret")
     config = ConnectionConfig()
     session = None
@@ -36,7 +38,7 @@ def connection(core: ConnectionProtocol | None = None, principal: Principal | No
             wall_now=0.0,
         )
     core = core or ConnectionProtocol(Role.SERVER, config, now=0.0)
-    return Connection(Runtime(), core, config, request, agree(request, config), session)
+    return Connection(runtime or Runtime(), core, config, request, agree(request, config), session)
 
 
 def end(core: ConnectionProtocol) -> None:
@@ -72,7 +74,8 @@ def test_a_missed_ping_is_not_healthy() -> None:
 def test_it_has_the_name_of_its_session_or_one_of_its_own() -> None:
     ws = connection(principal=ADA)
     assert (ws.id, ws.principal) == ("c1", ADA)
-    one, other = connection(), connection()
+    runtime = Runtime()
+    one, other = connection(runtime=runtime), connection(runtime=runtime)
     assert one.id != other.id
     assert one.principal is None
 

@@ -363,6 +363,20 @@ def test_a_call_of_the_application_returns_and_raises_as_it_does(run: Run) -> No
     run(main)
 
 
+def test_chance_and_the_clock_on_the_wall(run: Run) -> None:
+    async def main(runtime: Runtime) -> None:
+        numbers = {runtime.random() for _ in range(10)}
+        assert len(numbers) == 10
+        assert all(0 <= number < 1 for number in numbers)
+        assert [len(runtime.random_bytes(size)) for size in (0, 4, 16)] == [0, 4, 16]
+        assert runtime.random_bytes(16) != runtime.random_bytes(16)
+        before = runtime.wall_now()
+        await runtime.sleep(TICK)
+        assert 0 < before <= runtime.wall_now()
+
+    run(main)
+
+
 def test_a_blocking_function_and_a_callback_from_elsewhere(run: Run) -> None:
     async def main(runtime: Runtime) -> None:
         assert runtime.is_running()

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future as ThreadFuture
 from contextvars import Context, copy_context
@@ -178,12 +181,21 @@ class Runtime:
     """The event loop that runs when it is made."""
 
     sends_per_turn = _SENDS_PER_TURN
+    random_bytes = staticmethod(os.urandom)
 
     def __init__(self) -> None:
         self.loop = loop = asyncio.get_running_loop()
         self.now: Callable[[], float] = loop.time
         self.future: Callable[[], asyncio.Future[Any]] = loop.create_future
         self.run_queue = RunQueue(loop.call_soon)
+
+    def wall_now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return time.time()
+
+    def random(self) -> float:
+        """Return a random number, at least 0 and below 1."""
+        return random.random()  # noqa: S311 - nobody gains by guessing it
 
     def is_running(self) -> bool:
         """It is the event loop that runs here and now."""

@@ -234,7 +234,7 @@ class PendingHandshake(Generic[C]):
             return
         self._is_answered = True
         agreement = self._handshake.accept()
-        core = self._handshake.connection(self._runtime.now())
+        core = self._handshake.connection(self._runtime.now(), random_bytes=self._runtime.random_bytes)
         connection = self._manager.enter(self._runtime, core, upgrade, agreement, session)
         self._acceptor.on_connection(connection)
         self.opening.hand_over(connection)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 from typing import Any
 
@@ -32,7 +31,7 @@ class _Calls:
         self._all_ended: Event | None = None
 
     async def on_message(self, message: str | bytes) -> None:
-        todo = self._calls.receive(message, closing=self._ws.draining.is_due, wall_now=time.time())
+        todo = self._calls.receive(message, closing=self._ws.draining.is_due, wall_now=self._ws.runtime.wall_now())
         if isinstance(todo, Call):
             self._start(todo)
         elif isinstance(todo, Cancel):
@@ -69,7 +68,7 @@ class _Calls:
         if isinstance(outcome, TaskCancelled):  # by the peer, who waits no more, or at the end
             self._release(request_id)
             return
-        text, error = self._calls.finish(request_id, outcome, time.time())
+        text, error = self._calls.finish(request_id, outcome, self._ws.runtime.wall_now())
         if error is not None and not tells_only_of(error, self._ws.close_info):
             self._ws.log.request_error(request_id, error)
         if text is None or self._is_over or self._ws.send_if_ready(text):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from http import HTTPStatus
 from typing import Any
 
@@ -24,13 +23,13 @@ class _Age:
 
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
-        self._ahead = time.time() - runtime.now()
+        self._ahead = runtime.wall_now() - runtime.now()
         self._suspended = 0.0
 
     def now(self) -> float:
         """Return the time in seconds; never less than before."""
         now = self._runtime.now()
-        ahead = time.time() - now
+        ahead = self._runtime.wall_now() - now
         if ahead > self._ahead + _SUSPENDED:
             self._suspended += ahead - self._ahead
             self._ahead = ahead

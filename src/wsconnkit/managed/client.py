@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import ssl as ssl_module
-import time
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from functools import cached_property
@@ -120,7 +118,7 @@ class Connecting(ABC, Generic[C]):
             await runtime.call(self._renew_token, refresh)
         except TimeoutError as error:
             raise TimeoutError("no token within the time that its function has") from error
-        handshake = self._options.handshake(runtime.now())
+        handshake = self._options.handshake(runtime.now(), random_bytes=runtime.random_bytes)
         opened = runtime.future()
         connection: C | None = None
 
@@ -131,7 +129,7 @@ class Connecting(ABC, Generic[C]):
             if handshake.error is not None:
                 opened.set_result(handshake.error)
             elif handshake.agreement is not None:
-                core = handshake.connection(runtime.now())
+                core = handshake.connection(runtime.now(), random_bytes=runtime.random_bytes)
                 connection = self._connection_class(runtime, core, self.config, handshake.request, handshake.agreement)
                 opening.hand_over(connection)
                 opened.set_result(connection)
@@ -239,8 +237,8 @@ class Connections(Generic[C]):
         step = self._reconnect.on_end(
             ended,
             self._runtime.now(),
-            jitter=random.random(),  # noqa: S311 - nobody gains by guessing it
-            wall_now=time.time(),
+            jitter=self._runtime.random(),
+            wall_now=self._runtime.wall_now(),
             left=left,
             secrets=self._connect.secrets,
         )

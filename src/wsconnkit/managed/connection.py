@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager
 from typing import Any
-from uuid import uuid4
 
 from typing_extensions import Self
 
@@ -39,8 +38,18 @@ def server_core(
 ) -> ConnectionProtocol:
     """Return the core of a server's connection whose opening handshake another server has done."""
     return ConnectionProtocol(
-        Role.SERVER, config, now=runtime.now(), deflate=agreement.deflate, trailing_data=trailing_data
+        Role.SERVER,
+        config,
+        now=runtime.now(),
+        deflate=agreement.deflate,
+        trailing_data=trailing_data,
+        random_bytes=runtime.random_bytes,
     )
+
+
+def new_connection_id(runtime: Runtime) -> str:
+    """Return a name that no other connection has."""
+    return runtime.random_bytes(16).hex()
 
 
 class Connection:
@@ -60,7 +69,11 @@ class Connection:
         agreement: Agreement,
         session: Session | None = None,
     ) -> None:
-        self.log = session.log if session is not None else ConnectionLog(uuid4().hex, secrets=secrets_of(request))
+        self.log = (
+            session.log
+            if session is not None
+            else ConnectionLog(new_connection_id(runtime), secrets=secrets_of(request))
+        )
         """Where the connection's events go."""
         self.upgrade_request = request
         """The request that the client opened the connection with."""

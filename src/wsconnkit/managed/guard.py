@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from contextlib import suppress
 
 from wsconnkit.managed.authentication import Authentication
@@ -52,12 +51,12 @@ class Guard:
 
     def handle_timeout(self, now: float) -> None:
         """Do what the session wants done by now."""
-        action = self._session.handle_timeout(now, time.time())
+        action = self._session.handle_timeout(now, self._runtime.wall_now())
         if action is not None:
             self._carry_out(action)
 
     def _on_message(self, message: str | bytes) -> bool:
-        action = self._session.on_message(message, self._runtime.now(), time.time())
+        action = self._session.on_message(message, self._runtime.now(), self._runtime.wall_now())
         if action is not None:
             self._carry_out(action)
         return action is not None
@@ -79,9 +78,9 @@ class Guard:
             if isinstance(principal, Response):
                 raise AuthenticationError(AuthFailure.INVALID, f"refused with {principal.status}")
         except Exception as error:
-            reply = session.not_renewed(error, renew.request_id, time.time())
+            reply = session.not_renewed(error, renew.request_id, self._runtime.wall_now())
         else:
-            reply = session.renewed(principal, renew.request_id, self._runtime.now(), time.time())
+            reply = session.renewed(principal, renew.request_id, self._runtime.now(), self._runtime.wall_now())
         ws.wake_at(session.next_timeout())
         with suppress(ConnectionClosed):
             await ws.send(reply.text)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Sized
 from functools import partial
 from typing import Any, Generic, TypeVar
-from uuid import uuid4
 
 from wsconnkit.managed.authentication import Authentication
-from wsconnkit.managed.connection import Connection, server_core
+from wsconnkit.managed.connection import Connection, new_connection_id, server_core
 from wsconnkit.managed.draining import DrainRun
 from wsconnkit.managed.guard import Guard
 from wsconnkit.managed.runtime import Alarm, Event, Runtime, TaskCancelled
@@ -248,7 +246,10 @@ class Manager(ABC, Generic[C]):
 
     def admit(self, upgrade: PendingUpgrade, principal: Principal | None) -> Session | Response:
         """Return the session of a client who is let in, with a place for its connection; or the refusal."""
-        return self.policy.admit(upgrade, principal, uuid4().hex, now=self.runtime.now(), wall_now=time.time())
+        runtime = self.runtime
+        return self.policy.admit(
+            upgrade, principal, new_connection_id(runtime), now=runtime.now(), wall_now=runtime.wall_now()
+        )
 
     def enter(
         self,

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any, Protocol
-from uuid import uuid4
 
 from wsconnkit.managed.runtime import Future, Runtime
 from wsconnkit.protocol.closeinfo import CloseInfo
@@ -56,13 +54,13 @@ class Requests:
     def __init__(self, runtime: Runtime, outgoing: Outgoing) -> None:
         self._runtime = runtime
         self._outgoing = outgoing
-        self.pending = PendingRequests(uuid4().hex[:12])
+        self.pending = PendingRequests(runtime.random_bytes(6).hex())
         self._waiting: dict[str, _Waiting] = {}
 
     async def ask(self, kind: str, payload: Any, timeout: float | None) -> Any:
         """Send an envelope of type `kind` and return the payload of its answer, within `timeout` seconds."""
         check_timeout(timeout)
-        request_id, text = self.pending.new(payload, time.time(), kind=kind)
+        request_id, text = self.pending.new(payload, self._runtime.wall_now(), kind=kind)
         answer, turn = self._runtime.future(), self._runtime.future()
         deadline = None if timeout is None else self._runtime.now() + timeout
         self._waiting[request_id] = _Waiting(answer, turn, timeout, deadline)
@@ -77,7 +75,7 @@ class Requests:
             del self._waiting[request_id]
             self.pending.forget(request_id)
             if is_sent and not is_answered and kind == "request":
-                self._outgoing.send_nowait(self.pending.cancel_text(request_id, time.time()))
+                self._outgoing.send_nowait(self.pending.cancel_text(request_id, self._runtime.wall_now()))
         if isinstance(outcome, Exception):
             raise outcome
         return outcome

@@ -79,6 +79,15 @@ class Runtime(Protocol):
     def now(self) -> float:
         """Return the time in seconds on the loop's clock."""
 
+    def wall_now(self) -> float:
+        """Return the time in seconds since the epoch."""
+
+    def random(self) -> float:
+        """Return a random number, at least 0 and below 1, that need not be hard to guess."""
+
+    def random_bytes(self, size: int, /) -> bytes:
+        """Return as many random bytes, which nobody can guess: for masks and names."""
+
     def future(self) -> Future:
         """Return a new future."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from ssl import SSLContext
 
@@ -105,12 +106,19 @@ class ConnectOptions:
                 raise TypeError(f"token returned {type(token).__name__}; it must be a str")
             self._token = token
 
-    def handshake(self, now: float) -> ClientHandshake:
-        """Return a new handshake, which begins now."""
+    def handshake(self, now: float, *, random_bytes: Callable[[int], bytes] = os.urandom) -> ClientHandshake:
+        """Return a new handshake, which begins now; its key comes from `random_bytes`."""
         headers = self._headers
         if self._token is not None:
             headers = Headers([*headers, ("Authorization", f"Bearer {self._token}")])
-        handshake = ClientHandshake(self.uri, self.config, now=now, headers=headers, subprotocols=self._subprotocols)
+        handshake = ClientHandshake(
+            self.uri,
+            self.config,
+            now=now,
+            headers=headers,
+            subprotocols=self._subprotocols,
+            random_bytes=random_bytes,
+        )
         self.secrets = secrets_of(handshake.request)
         if self.uri.password:
             self.secrets += (self.uri.password,)

@@ -138,7 +138,7 @@ class Pair:
         client_runtime, server_runtime = (Runtime(2 * seed + side, self.clock) for side in range(2))
         now = self.clock.now
         client = ClientHandshake(
-            parse_uri("ws://test.invalid/"), client_config, now=now, random_bytes=client_runtime.random.randbytes
+            parse_uri("ws://test.invalid/"), client_config, now=now, random_bytes=client_runtime.random_bytes
         )
         server = ServerHandshake(server_config, now=now)
         server.receive_data(client.data_to_send(), now)
@@ -146,14 +146,14 @@ class Pair:
         client.receive_data(server.data_to_send(), now)
         to_server, to_client = Pipe(latency, capacity), Pipe(latency, capacity)
         self.client = Endpoint(
-            client.connection(now, random_bytes=client_runtime.random.randbytes),
+            client.connection(now, random_bytes=client_runtime.random_bytes),
             client_config.queue,
             client_runtime,
             to_client,
             to_server,
         )
         self.server = Endpoint(
-            server.connection(now, random_bytes=server_runtime.random.randbytes),
+            server.connection(now, random_bytes=server_runtime.random_bytes),
             server_config.queue,
             server_runtime,
             to_server,

@@ -7,17 +7,18 @@
     assert run(main, seed=1) == 3600          # returns immediately
 
 It takes turns: all that can run now runs once, in an order that the seed decides. When nothing can, time moves on to
-the next timer. The same seed gives the same order, for the same code.
+the next timer. Masks, names and waits come from the seed as well, and the clock on the wall moves with the virtual one:
+the same seed gives the same bytes at the same times, for the same code.
 """
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Coroutine, Generator
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from math import inf
+from random import Random
 from typing import Any, TypeVar
 
 from wsconnkit.managed.runqueue import RunQueue
@@ -26,6 +27,9 @@ from wsconnkit.managed.runtime import TaskCancelled, TaskTimeout
 from wsconnkit.testing.clock import VirtualClock
 
 T = TypeVar("T")
+
+_EPOCH = 1_000_000_000.0
+"""Seconds since the epoch at 0 of the virtual clock."""
 
 
 class Cancelled(BaseException):
@@ -251,7 +255,7 @@ class Task:
 class Runtime:
     """The event loop of one `run`, and the scope of its tasks, which is cancelled when `main` has ended.
 
-    seed: from which the order of what can run in one turn comes.
+    seed: where all chance comes from.
     """
 
     sends_per_turn = 1
@@ -259,8 +263,9 @@ class Runtime:
     def __init__(self, seed: int = 0, clock: VirtualClock | None = None) -> None:
         self.clock = clock or VirtualClock()
         """What it moves when all wait."""
-        self.random = random.Random(seed)  # noqa: S311 - tests want repeatable orders
-        """Where all chance comes from."""
+        self._random = Random(seed)  # noqa: S311 - tests want to repeat what has happened
+        self.random = self._random.random
+        self.random_bytes = self._random.randbytes
         self.run_queue = RunQueue(self.call_soon)
         self._ready: list[Handle] = []
         self._timers: list[tuple[float, int, Handle]] = []
@@ -314,6 +319,10 @@ class Runtime:
     def now(self) -> float:
         """Return the virtual time in seconds."""
         return self.clock.now
+
+    def wall_now(self) -> float:
+        """Return the virtual time in seconds since the epoch; 0 of the clock is 2001-09-09, 01:46:40 UTC."""
+        return _EPOCH + self.clock.now
 
     def future(self) -> Future:
         """Return a new future."""
@@ -417,7 +426,7 @@ class Runtime:
         while self._timers and self._timers[0][0] <= self.now():
             self._ready.append(heappop(self._timers)[2])
         turn, self._ready = self._ready, []
-        self.random.shuffle(turn)
+        self._random.shuffle(turn)
         for handle in turn:
             try:
                 handle.call()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import random
 import sys
+import time
 from collections.abc import Awaitable, Callable, Generator
 from contextvars import copy_context
 from math import inf
@@ -152,6 +155,7 @@ class Runtime:
 
     sends_per_turn = 1
     now = staticmethod(trio.current_time)
+    random_bytes = staticmethod(os.urandom)
     future = Future
     event = trio.Event
     sleep = staticmethod(trio.sleep)
@@ -165,6 +169,14 @@ class Runtime:
 
     def _call_soon(self, callback: Callable[[], None]) -> None:
         self._start(_call, callback)
+
+    def wall_now(self) -> float:
+        """Return the time in seconds since the epoch."""
+        return time.time()
+
+    def random(self) -> float:
+        """Return a random number, at least 0 and below 1."""
+        return random.random()  # noqa: S311 - nobody gains by guessing it
 
     def is_running(self) -> bool:
         """It is the event loop that runs here and now."""
