@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
+import trustme
 
 from wsconnkit.asyncio import Connection, Server, connect
 from wsconnkit.asyncio.transport import Transport
@@ -84,6 +85,21 @@ def uri(server: Server, path: str = "/", scheme: str = "ws") -> str:
 def under_way(server: Server) -> int:
     """Return how many handshakes are under way."""
     return sum(len(acceptor) for acceptor in server._acceptors)
+
+
+class Tls(NamedTuple):
+    server: ssl_module.SSLContext
+    client: ssl_module.SSLContext
+
+
+def new_tls() -> Tls:
+    """Return contexts of which the client's trusts the server's."""
+    ca = trustme.CA()
+    server = ssl_module.SSLContext(ssl_module.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("127.0.0.1", "localhost").configure_cert(server)
+    client = ssl_module.create_default_context()
+    ca.configure_trust(client)
+    return Tls(server, client)
 
 
 def transport_of(ws: Connection) -> asyncio.Transport:

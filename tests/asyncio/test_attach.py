@@ -23,7 +23,9 @@ from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers, Response
-from wsconnkit.protocol.upgrade import agree, check_upgrade
+from wsconnkit.protocol.upgrade import UpgradeRequest, agree, check_upgrade
+
+from .peers import new_tls
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 MASK = b"\x01\x02\x03\x04"
@@ -406,27 +408,40 @@ def test_the_protocol_that_had_the_transport_is_told_of_its_end_once(run: Run) -
     run(main())
 
 
-def test_a_transport_that_has_ended_gives_a_connection_that_has(run: Run) -> None:
+def some_request() -> UpgradeRequest:
+    head, *_ = upgrade_request("127.0.0.1").decode("latin-1").partition("\r\n\r\n")
+    headers = Headers(tuple(line.split(": ", 1)) for line in head.split("\r\n")[1:])  # type: ignore[misc]
+    request = check_upgrade("GET", "/", "1.1", headers)
+    assert isinstance(request, UpgradeRequest)
+    return request
+
+
+@pytest.mark.parametrize("ender", ["we", "the peer"])
+@pytest.mark.parametrize("over_tls", [False, True], ids=["TCP", "TLS"])
+def test_a_transport_that_has_ended_gives_a_connection_that_has(run: Run, over_tls: bool, ender: str) -> None:
     async def main() -> None:
         loop = asyncio.get_running_loop()
-        ended = loop.create_future()
+        made, ended = loop.create_future(), loop.create_future()
 
         class Ended(asyncio.Protocol):
             def connection_made(self, transport: asyncio.BaseTransport) -> None:
                 self._transport = cast(asyncio.Transport, transport)
-                self._transport.abort()
+                made.set_result(None)
+                if ender == "we":
+                    self._transport.abort()
 
             def connection_lost(self, exc: Exception | None) -> None:
                 ended.set_result(self._transport)
 
-        server = await loop.create_server(Ended, "127.0.0.1", 0)
-        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname())
-        address = "127.0.0.1"
-        head, *_ = upgrade_request(address).decode("latin-1").partition("\r\n\r\n")
-        headers = Headers(tuple(line.split(": ", 1)) for line in head.split("\r\n")[1:])  # type: ignore[misc]
-        request = check_upgrade("GET", "/", "1.1", headers)
-        assert not isinstance(request, Response)
+        tls = new_tls() if over_tls else None
+        server = await loop.create_server(Ended, "127.0.0.1", 0, ssl=tls and tls.server)
+        _, writer = await asyncio.open_connection(*server.sockets[0].getsockname(), ssl=tls and tls.client)
+        await made
+        if ender == "the peer":
+            writer.transport.abort()
+        request = some_request()
         ws = attach(await ended, request, agree(request, CONFIG), config=CONFIG)
+        assert ws.queued_bytes == (0, 0)
         with pytest.raises(ConnectionClosedError):
             await ws.recv()
         await ws.close()

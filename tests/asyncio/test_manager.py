@@ -195,6 +195,22 @@ def test_who_is_not_attached_in_time_loses_the_place(run_virtual: Run) -> None:
     run_virtual(main())
 
 
+def test_who_is_not_attached_before_the_end_has_lost_the_place(run_virtual: Run) -> None:
+    async def main() -> None:
+        manager = Manager()
+        admitted = [await manager.decide(request(), HERE) for _ in range(2)]
+        assert manager.connections.count() == 2
+        await manager.close()
+        assert manager.connections.count() == 0
+        for each in admitted:
+            assert isinstance(each, Admitted)
+            each.release()
+            with pytest.raises(LocalProtocolError, match="its manager has closed"):
+                await manager.attach(cast(asyncio.Transport, None), each)
+
+    run_virtual(main())
+
+
 def test_paths_origins_and_a_slow_verdict(run_virtual: Run) -> None:
     async def slow(token: str | None, request: UpgradeRequest) -> Principal:
         await asyncio.sleep(3600)

@@ -9,10 +9,9 @@ import random
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
-import trustme
 import websockets.asyncio.client
 import websockets.asyncio.server
 
@@ -30,7 +29,7 @@ if sys.version_info < (3, 11):
     # There asyncio warns of TLS transports that the peer has ended, and websockets leaves them so.
     pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
-from .peers import transport_of, under_way
+from .peers import Tls, new_tls, transport_of, under_way
 
 Run = Callable[[Coroutine[Any, Any, None]], None]
 Message = str | bytes
@@ -38,21 +37,6 @@ Message = str | bytes
 LENIENT = ConnectionConfig(limits=FrameLimits.lenient())
 FAST = ConnectionConfig(heartbeat=HeartbeatConfig(interval=0.1, timeout=0.1, max_missed=2))
 MESSAGES: list[Message] = ["", b"", "ünï", b"\x00" * 2000, "größe" * (MIB // 2), random.Random(6455).randbytes(5 * MIB)]
-
-
-class Tls(NamedTuple):
-    server: ssl.SSLContext
-    client: ssl.SSLContext
-
-
-def new_tls() -> Tls:
-    """Return contexts of which the client's trusts the server's."""
-    ca = trustme.CA()
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.issue_cert("127.0.0.1", "localhost").configure_cert(server)
-    client = ssl.create_default_context()
-    ca.configure_trust(client)
-    return Tls(server, client)
 
 
 @pytest.fixture(scope="module")
@@ -349,6 +333,29 @@ def test_a_transport_that_breaks_ends_both(run: Run, tls: Tls, breaker: str) -> 
             await asyncio.gather(here.wait_closed(), there.wait_closed())
             assert (info(there).code, info(there).cause) == (1006, Cause.TRANSPORT_LOST)
             assert (info(here).code, info(here).cause) == (1006, Cause.TRANSPORT_LOST)
+
+    run(main())
+
+
+def test_a_transport_that_was_lost_and_is_about_to_say_so_raises_nothing(run: Run, tls: Tls) -> None:
+    async def main() -> None:
+        async with pair(tls) as (client, ours):
+            transport = ours._pump.transport
+            assert transport is not None
+            raw: Any = transport_of(ours)
+            if hasattr(raw, "_ssl_protocol"):  # asyncio's own
+                raw._ssl_protocol._transport.abort()
+                raw._ssl_protocol.connection_lost(None)  # as the event loop calls it next
+            else:
+                raw.abort()
+            assert ours.queued_bytes == (0, 0)
+            transport.watch_writing()
+            transport.pause_reading()
+            transport.release()
+            with pytest.raises(ConnectionClosedError):
+                await ours.send("too late")
+            assert info(ours).cause is Cause.TRANSPORT_LOST
+            await client.wait_closed()
 
     run(main())
 

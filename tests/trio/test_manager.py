@@ -206,6 +206,29 @@ def test_fifty_decided_at_once_against_a_cap_of_three(run_virtual: Run) -> None:
     run_virtual(main)
 
 
+def test_who_is_not_attached_before_the_end_has_lost_the_place_and_holds_nothing_up(run_virtual: Run) -> None:
+    async def main() -> None:
+        before = trio.lowlevel.current_statistics().tasks_living
+        manager = Manager()
+        admitted = [await manager.decide(REQUEST, HERE) for _ in range(2)]
+        assert manager.connections.count() == 2
+        await manager.close()
+        assert manager.connections.count() == 0
+        ours, theirs = trio.testing.memory_stream_pair()
+        for each in admitted:
+            assert isinstance(each, Admitted)
+            each.release()
+            with pytest.raises(LocalProtocolError, match="its manager has closed"):
+                async with manager.attach(ours, each):
+                    pass
+        await ours.aclose()
+        await theirs.aclose()
+        await trio.testing.wait_all_tasks_blocked()
+        assert trio.lowlevel.current_statistics().tasks_living == before
+
+    run_virtual(main)
+
+
 def test_it_belongs_to_the_first_loop_that_uses_it() -> None:
     manager = Manager()
     assert isinstance(trio.run(manager.decide, REQUEST, HERE), Admitted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,6 +22,33 @@ _MOST_UNSENT = 64 * 1024
 Without that it takes megabytes, and then nothing before a third of them has gone, which tells us of a peer that reads
 slowly no more than of one that reads nothing.
 """
+
+
+class _OldTls:
+    """A TLS transport before Python 3.11, which denies that it was lost until it tells, and raises meanwhile."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def is_closing(self) -> bool:
+        return self._is_lost() or self._transport.is_closing()
+
+    def get_write_buffer_size(self) -> int:
+        return 0 if self._is_lost() else self._transport.get_write_buffer_size()
+
+    def pause_reading(self) -> None:
+        if not self._is_lost():
+            self._transport.pause_reading()
+
+    def _is_lost(self) -> bool:
+        try:
+            self._transport.is_reading()
+        except RuntimeError:
+            return True
+        return False
 
 
 class Transport(asyncio.Protocol):
@@ -96,12 +124,14 @@ class Transport(asyncio.Protocol):
         self._before = transport.get_protocol()
         transport.set_protocol(self)
         self._begin(transport)
-        if transport.is_closing():
+        if self.is_closing():
             self._loop.call_soon(self._end, None)  # nobody tells whoever comes after the end
         elif not transport.is_reading():
             transport.resume_reading()
 
     def _begin(self, transport: asyncio.Transport) -> None:
+        if sys.version_info < (3, 11) and transport.get_extra_info("ssl_object") is not None:
+            transport = cast(asyncio.Transport, _OldTls(transport))
         self._transport = transport
         self._is_live = True
         self.local_address = transport.get_extra_info("sockname")

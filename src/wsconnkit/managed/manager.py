@@ -11,7 +11,7 @@ from wsconnkit.managed.authentication import Authentication
 from wsconnkit.managed.connection import Connection, new_connection_id, server_core
 from wsconnkit.managed.draining import DrainRun
 from wsconnkit.managed.guard import Guard
-from wsconnkit.managed.runtime import Alarm, Event, Runtime, TaskCancelled
+from wsconnkit.managed.runtime import Event, Runtime, TaskCancelled
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import LocalProtocolError, tells_only_of
@@ -34,7 +34,8 @@ C = TypeVar("C", bound=Connection)
 class Admitted:
     """An upgrade that was admitted: answer with `response`, then `attach` the transport.
 
-    It counts against all caps until it is attached, released, or the handshake's timeout has passed.
+    It counts against all caps until it is attached, released, the handshake's timeout has passed, or the manager has
+    closed.
     """
 
     def __init__(self, manager: Manager[Any], upgrade: PendingUpgrade, agreement: Agreement, session: Session) -> None:
@@ -47,8 +48,9 @@ class Admitted:
         self._manager = manager
         self._upgrade = upgrade
         self._session = session
-        self._alarm: Alarm | None = manager.runtime.alarm(self.release)
+        self._alarm = manager.runtime.alarm(self.release)
         self._alarm.set(manager.runtime.now() + manager.config.handshake.timeout)
+        manager.admitted[self] = None
 
     def release(self) -> None:
         """Give the place up: the client has left, or the answer could not be sent. Safe to repeat."""
@@ -61,17 +63,17 @@ class Admitted:
             raise LocalProtocolError("the upgrade was admitted by another manager; attach it there")
         if not self._end():
             raise LocalProtocolError(
-                "the admitted upgrade was attached or released already, or not attached within "
-                f"{manager.config.handshake.timeout:g} s; decide again"
+                "the admitted upgrade was attached or released already, or its manager has closed, or it was "
+                f"not attached within {manager.config.handshake.timeout:g} s; decide again"
             )
         return self._upgrade, self._session
 
     def _end(self) -> bool:
         """Tell whether this is its end."""
-        if self._alarm is None:
+        if self not in self._manager.admitted:
             return False
+        del self._manager.admitted[self]
         self._alarm.cancel()
-        self._alarm = None
         return True
 
 
@@ -105,6 +107,8 @@ class Manager(ABC, Generic[C]):
         """Those spoken, the preferred first."""
         self.policy = options.new_policy()
         """Who may come in, who is there, what has happened."""
+        self.admitted: dict[Admitted, None] = {}
+        """Those who are still to be attached, in the order in which they came."""
         self._runtime: Runtime | None = None
         self._authentication: Authentication | None = None
         self._open: dict[C, None] = {}
@@ -222,6 +226,7 @@ class Manager(ABC, Generic[C]):
     async def close(self, code: int = Cause.DRAIN.code, reason: str = "") -> None:
         """Refuse new connections and close all with `code` and `reason`, within the close timeout.
 
+        Who was admitted and is attached meanwhile is closed at once; who is not has lost the place in the end.
         Safe to repeat; cancelled, it still closes. Raises LocalProtocolError for a code or a reason that cannot be
         sent.
         """
@@ -316,6 +321,8 @@ class Manager(ABC, Generic[C]):
         try:
             await self._finish_close()
         finally:
+            for admitted in tuple(self.admitted):
+                admitted.release()
             self._closed_event.set()
 
     async def _finish_drain(self, run: DrainRun[C]) -> None:
