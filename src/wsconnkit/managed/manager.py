@@ -165,6 +165,7 @@ class Manager(ABC, Generic[C]):
         """
         if not self.runtime.is_running():
             raise RuntimeError("the manager was used in another event loop, to which it belongs; make one for each")
+        await self.runtime.sleep(0)  # a cancelled call has let nobody in
         refused = self._options.check_path(request)
         if refused is not None:
             self.policy.on_handshake_response(refused, remote_address)

@@ -85,9 +85,8 @@ class ReconnectingClient(Generic[C]):
         When it returns, the message goes out on this connection or the next, if there is one. Raises LocalProtocolError
         for a message that could never be sent.
         """
-        if self._runtime is not None:
-            await self._runtime.sleep(0)  # what hands messages over must have its turn
         self._check_alive()
+        await self._take_turn()  # what hands messages over must have its own
         while self._backlog.must_wait(message):
             await self._wait_for_change()
             self._check_alive()
@@ -133,6 +132,7 @@ class ReconnectingClient(Generic[C]):
     async def connection(self) -> C:
         """Return the present connection, after waiting for one where there is none."""
         self._check_alive()
+        await self._take_turn()
         while self._ws is None or self._ws.state is not State.OPEN:
             await self._wait_for_change()
             self._check_alive()
@@ -247,6 +247,11 @@ class ReconnectingClient(Generic[C]):
         if not await self._runtime.wait(self._ended, 2 * timeout):  # a connection takes one to close, and a moment
             running.cancel()
             await self._runtime.wait(self._ended, timeout)
+
+    async def _take_turn(self) -> None:
+        assert self._runtime is not None  # it was started
+        await self._runtime.sleep(0)
+        self._check_alive()
 
     async def _wait_for_change(self) -> None:
         assert self._runtime is not None  # only those who use a started client wait

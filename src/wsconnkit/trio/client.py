@@ -21,6 +21,7 @@ from wsconnkit.trio.context import NurseryContext
 from wsconnkit.trio.runtime import Runtime
 from wsconnkit.trio.transport import Transport
 
+_protected = trio.lowlevel.enable_ki_protection
 _OPTIONS = frozenset(signature(trio.open_tcp_stream).parameters)
 
 
@@ -84,6 +85,12 @@ class ReconnectingClient(  # noqa: D101 - inherited
 ):
     __doc__ = reconnecting.ReconnectingClient.__doc__
 
+    # The calls of an application in which Ctrl-C would break off what must be whole.
+    send = _protected(reconnecting.ReconnectingClient.send)
+    send_nowait = _protected(reconnecting.ReconnectingClient.send_nowait)
+    recv = _protected(reconnecting.ReconnectingClient.recv)
+    close = _protected(reconnecting.ReconnectingClient.close)
+
     def __init__(
         self,
         uri: str,
@@ -93,3 +100,8 @@ class ReconnectingClient(  # noqa: D101 - inherited
         **arguments: Unpack[ConnectKeywords],
     ) -> None:
         super().__init__(connect(uri, **arguments), queue=queue, on_open=on_open)
+
+    async def wait_closed(self) -> None:
+        """Wait until the client has ended."""
+        await trio.lowlevel.checkpoint()  # also where it never began
+        await super().wait_closed()

@@ -24,8 +24,12 @@ from wsconnkit.trio.context import NurseryContext
 from wsconnkit.trio.runtime import Runtime
 from wsconnkit.trio.transport import Transport, drop
 
+_protected = trio.lowlevel.enable_ki_protection
 Handler = Callable[[Connection], Awaitable[object]]
 Listeners = Sequence[trio.abc.Listener[trio.abc.Stream]]
+
+
+_protected(Admitted.release)  # which Ctrl-C would break off, and the place would never be free again
 
 
 class ListenOptions(TypedDict, total=False):
@@ -48,6 +52,11 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
     __doc__ = manager.Manager.__doc__
 
     _connection_class = Connection
+
+    # The calls of an application in which Ctrl-C would break off what must be whole.
+    decide = _protected(manager.Manager.decide)
+    drain = _protected(manager.Manager.drain)
+    close = _protected(manager.Manager.close)
 
     def __init__(self, **arguments: Unpack[ManagerArguments]) -> None:
         super().__init__(ManagerOptions(**arguments))
@@ -76,6 +85,7 @@ class _Attached(NurseryContext[Connection]):
         self._admitted = admitted
         self._trailing_data = trailing_data
 
+    @_protected
     async def _begin(self, runtime: Runtime) -> Connection:
         ws = self._manager.enter_admitted(runtime, self._admitted, self._trailing_data)
         await ws.take_over(self._stream)
@@ -90,6 +100,7 @@ class Server(managed.Server[Connection]):
     """A running server, as `serve` returns it."""
 
     _connection_class = Connection
+    decide, drain, close = Manager.decide, Manager.drain, Manager.close
 
 
 class serve(managed.Serving[Connection, Server], NurseryContext[Server]):  # noqa: D101, N801 - inherited; called like a function
