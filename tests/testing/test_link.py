@@ -105,3 +105,20 @@ def test_the_same_seed_gives_the_same_bytes(monkeypatch: pytest.MonkeyPatch) -> 
         return written
 
     assert bytes_of(1) == bytes_of(1) != bytes_of(2)
+
+
+def test_who_writes_to_a_peer_that_has_gone_is_told_so_while_nobody_reads() -> None:
+    pair = Pair(PLAIN, ConnectionConfig(compression=None, queue=QueueConfig(max_messages=1)), latency=0.1)
+    pair.server.pause()
+    pair.client.send("nobody takes it")
+    pair.advance(0.1)
+    pair.client.abort()
+    pair.advance(1)
+    assert pair.server.state is State.OPEN  # the end is behind what waits
+    pair.server.send("hello?")
+    pair.advance(0.2)
+    assert pair.server.close_info is not None
+    assert (pair.server.close_info.cause, str(pair.server.close_info.error)) == (
+        Cause.TRANSPORT_LOST,
+        "the peer has gone",
+    )

@@ -26,6 +26,11 @@ class Pipe:
         self.in_flight = 0
 
     @property
+    def is_abandoned(self) -> bool:
+        """Nobody reads it any more."""
+        return self._is_abandoned
+
+    @property
     def stopped(self) -> bool:
         """While True nothing arrives; what is written waits."""
         return self._is_stopped

@@ -50,6 +50,7 @@ class MemoryTransport:
         self._reading = runtime.alarm(self._on_arrival)
         self._writing = runtime.alarm(self._write_unsent)
         self._deadline = runtime.alarm(self._on_write_deadline)
+        self._reset = runtime.alarm(self._on_reset)
         self._end_at = runtime.alarm(self._end)
         inbound.on_arrival = self._await_arrival
         outbound.on_room = self._await_room
@@ -168,6 +169,8 @@ class MemoryTransport:
     def _put(self) -> None:
         """Write what there is room for, and then the end."""
         now = self._runtime.now()
+        if self._unsent and self._outbound.is_abandoned:
+            self._reset.set(now + 2 * self._outbound.latency)  # which is how TCP tells that nobody is there
         size = self._outbound.write(self._unsent, now)
         self._unsent = self._unsent[size:]
         self._due -= size
@@ -183,6 +186,9 @@ class MemoryTransport:
             self._error = TimeoutError("the peer does not read")
             self.abort()
 
+    def _on_reset(self) -> None:
+        self.lose(ConnectionResetError("the peer has gone"))
+
     def _fill(self) -> None:
         """Have no more until all is written, which tells the core that a ping has left."""
         if not self._is_full:
@@ -193,7 +199,7 @@ class MemoryTransport:
         if self._has_ended:
             return
         self._has_ended = self._is_closing = True
-        for alarm in (self._reading, self._writing, self._deadline):
+        for alarm in (self._reading, self._writing, self._deadline, self._reset, self._end_at):
             alarm.cancel()
         self._unsent = b""
         self._inbound.abandon()
