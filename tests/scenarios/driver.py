@@ -32,8 +32,9 @@ _PATIENCE = 30.0
 
 
 def port_of(server: Any) -> int:
-    """Return where a server over sockets listens."""
-    return int(server.sockets[0].getsockname()[1])
+    """Return where a server listens."""
+    at = server.sockets[0]
+    return int((at if isinstance(at, tuple) else at.getsockname())[1])
 
 
 class Wire(ABC):
@@ -83,7 +84,7 @@ class Driver(ABC):
     exact = True
     """Whether time passes only when everything waits for it."""
     adapter: Any
-    """`wsconnkit.asyncio` or `wsconnkit.trio`."""
+    """`wsconnkit.asyncio`, `wsconnkit.trio`, or what has the same in memory."""
 
     @abstractmethod
     def run(self, main: Main) -> None:

@@ -17,6 +17,7 @@ from wsconnkit.protocol.errors import ConnectionClosed, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode
 from wsconnkit.service.drain import DrainReport, Outcome
 from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.testing.runtime import Cancelled
 
 from .driver import CANCELLED, Driver
 from .raw import BRIEF, PLAIN, Arrivals, Frame, echo, info, raw_client
@@ -34,7 +35,7 @@ async def regardless(driver: Driver, released: list[bool]) -> None:
     """Wait until `released` has something in it, whatever is cancelled meanwhile."""
     with trio.CancelScope(shield=True) if driver.adapter is wsconnkit.trio else nullcontext():
         while not released:
-            with suppress(asyncio.CancelledError):
+            with suppress(asyncio.CancelledError, Cancelled):
                 await driver.sleep(1)
 
 

@@ -25,6 +25,7 @@ from wsconnkit.managed.client import Connecting, Connections, Route
 from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
+from wsconnkit.managed.transport import TransportProtocol
 from wsconnkit.service.backlog import BacklogConfig
 from wsconnkit.service.connectoptions import ConnectArguments
 from wsconnkit.service.router import RequestRouter
@@ -50,6 +51,13 @@ class Link(NamedTuple):
     def stop(self, stopped: bool = True) -> None:
         """Have nothing arrive any more, of which nobody is told; or again."""
         self.to_server.stopped = self.to_client.stopped = stopped
+
+
+class ClientProtocol(TransportProtocol, Protocol):
+    """What begins on a transport: an `OpeningHandshake`, or a client of a test's own."""
+
+    def connection_made(self, transport: MemoryTransport, /) -> None:
+        """Begin on `transport`."""
 
 
 class Network:
@@ -112,8 +120,8 @@ class Network:
         if self._listeners.get(listener.address) is listener:
             del self._listeners[listener.address]
 
-    async def dial(self, address: Address, opening: OpeningHandshake) -> None:
-        """Connect `opening` to a server. Raises ConnectionRefusedError where nobody listens."""
+    async def dial(self, address: Address, client: ClientProtocol) -> None:
+        """Connect `client` to a server. Raises ConnectionRefusedError where nobody listens."""
         await self.runtime.sleep(2 * self.latency)
         listener = self._listeners.get(address)
         if listener is None:
@@ -121,14 +129,14 @@ class Network:
             raise ConnectionRefusedError(f"nobody listens at {host}:{port}")
         link = Link(Pipe(self.latency, self.capacity), Pipe(self.latency, self.capacity))
         self.links.append(link)
-        client = _LOCALHOST, self.new_port()
+        source = _LOCALHOST, self.new_port()
         accepted = listener.acceptor.new_opening()
         accepted.connection_made(
-            MemoryTransport(self.runtime, accepted, *link, local_address=address, remote_address=client)
+            MemoryTransport(self.runtime, accepted, *link, local_address=address, remote_address=source)
         )
-        opening.connection_made(
+        client.connection_made(
             MemoryTransport(
-                self.runtime, opening, link.to_client, link.to_server, local_address=client, remote_address=address
+                self.runtime, client, link.to_client, link.to_server, local_address=source, remote_address=address
             )
         )
 
@@ -164,12 +172,13 @@ class Listener:
     def __init__(self, network: Network, address: Address, acceptor: Acceptor[Connection]) -> None:
         self.address = address
         self.acceptor = acceptor
-        self.sockets = (address,)
+        self.sockets: tuple[Address, ...] = (address,)
         self._network = network
         network.listen(self)
 
     def close(self) -> None:
         """Accept nobody more."""
+        self.sockets = ()
         self._network.unlisten(self)
 
     async def wait_closed(self) -> None:
