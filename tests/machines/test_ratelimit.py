@@ -285,6 +285,47 @@ def test_a_clock_that_goes_back_gives_nothing_to_keys_that_were_not_there_either
     assert buckets.take("a", ONE, 0.0) == 60.0
 
 
+class Counted(float):
+    """A moment that counts what is done with it, and with what comes of it."""
+
+    steps = 0
+
+    def __add__(self, other: float) -> Counted:
+        return Counted(float(self) + other)
+
+    def __sub__(self, other: float) -> Counted:
+        return Counted(float(self) - other)
+
+    def __eq__(self, other: object) -> bool:
+        Counted.steps += 1
+        return float(self) == other
+
+    def __lt__(self, other: float) -> bool:
+        Counted.steps += 1
+        return float(self) < float(other)
+
+    def __gt__(self, other: float) -> bool:
+        Counted.steps += 1
+        return float(self) > float(other)
+
+    __hash__ = float.__hash__
+
+
+def test_no_token_costs_more_than_a_few_steps_whatever_was_taken_before() -> None:
+    keys = 1000
+    buckets = TokenBuckets(max_keys=keys)
+    limit = RateLimit(100, 60.0)
+    worst = 0
+    # All keys are new, then all are known, first to last and last to first; then each is new and another is forgotten.
+    rounds = (range(keys), range(keys), reversed(range(keys)), range(keys, 2 * keys))
+    for number, names in enumerate(rounds):
+        for key in names:
+            Counted.steps = 0
+            assert buckets.take(key, limit, Counted(number)) == 0.0
+            worst = max(worst, Counted.steps)
+    assert worst <= 10 * keys.bit_length()
+
+
 # Of these limits and steps all sums are exact, so that floats and fractions are equal.
 EXACT_LIMITS = [RateLimit(4, 8.0), RateLimit(1, 4.0), RateLimit(2, 0.25)]
 NAMES: list[Name] = [(key, limit) for key in ("a", "b", "c") for limit in EXACT_LIMITS]

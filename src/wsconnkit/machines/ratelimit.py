@@ -15,10 +15,10 @@ Checking and taking is one step, so nothing can come in between.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from math import inf
+from typing import TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +70,16 @@ class TokenBuckets:
     """Buckets by key, each made when it is first asked for, at most `max_keys` of them.
 
     Over the bound the bucket that has been full the longest is forgotten, which changes nothing, or else the one that
-    is full the soonest, which changes least. A `now` before the last one is clamped. Raises ValueError for `max_keys`
-    below 1.
+    is full the soonest, which changes least. A token costs at most as many steps as `max_keys` has binary digits,
+    whatever was taken before. A `now` before the last one is clamped. Raises ValueError for `max_keys` below 1.
     """
 
     def __init__(self, max_keys: int = 10_000) -> None:
         _check_count("max_keys", max_keys)
         self._max_keys = max_keys
         self._now = -inf
-        self._buckets: dict[tuple[Hashable, RateLimit], TokenBucket] = {}
-        self._by_full_at: list[tuple[float, int, tuple[Hashable, RateLimit]]] = []
+        self._buckets: dict[_Name, _RankedBucket] = {}
+        self._heap: list[_RankedBucket] = []  # `heapq` could not find a bucket whose rank has changed
         self._made = 0
 
     def __len__(self) -> int:
@@ -94,36 +94,74 @@ class TokenBuckets:
         """Take a token of `key` and return 0.0, or take none and return the seconds until there is one."""
         return self.take_all([(key, limit)], now)
 
-    def take_all(self, wanted: Iterable[tuple[Hashable, RateLimit]], now: float) -> float:
+    def take_all(self, wanted: Iterable[_Name], now: float) -> float:
         """Take a token of each key and return 0.0, or take none and return the seconds until all have one."""
         self._now = now = max(now, self._now)
         names = list(wanted)
         wait = max((self._buckets[name].wait(now) for name in names if name in self._buckets), default=0.0)
         if not wait:
             for name in names:
-                self._found(name, now).take(now)
+                bucket = self._buckets.get(name) or self._new(name, now)
+                bucket.take(now)
+                self._sink(bucket)
         return wait
 
-    def _found(self, name: tuple[Hashable, RateLimit], now: float) -> TokenBucket:
-        bucket = self._buckets.get(name)
-        if bucket is None:
-            if len(self._buckets) == self._max_keys:
-                self._forget_one()
-            bucket = self._buckets[name] = TokenBucket(name[1], now=now)
-            self._made += 1
-            heapq.heappush(self._by_full_at, (bucket.full_at, self._made, name))
+    def _new(self, name: _Name, now: float) -> _RankedBucket:
+        """Return a new bucket, in the place of the one that is forgotten for it."""
+        self._made += 1
+        bucket = self._buckets[name] = _RankedBucket(name, made=self._made, now=now)
+        if len(self._buckets) > self._max_keys:
+            del self._buckets[self._heap[0].name]
+            self._heap[0] = bucket
+        else:
+            bucket.place = len(self._heap)
+            self._heap.append(bucket)
+            self._rise(bucket)
         return bucket
 
-    def _forget_one(self) -> None:
-        while True:
-            noted_at, made, name = self._by_full_at[0]
-            full_at = self._buckets[name].full_at
-            if full_at == noted_at:
-                heapq.heappop(self._by_full_at)
-                del self._buckets[name]
-                return
-            # Tokens were taken since it was noted.
-            heapq.heapreplace(self._by_full_at, (full_at, made, name))
+    def _rise(self, bucket: _RankedBucket) -> None:
+        """Put a bucket that stands last before all that are full later."""
+        heap, place = self._heap, bucket.place
+        while place and bucket.is_before(above := heap[(place - 1) // 2]):
+            above.place, place = place, above.place
+            heap[above.place] = above
+        bucket.place = place
+        heap[place] = bucket
+
+    def _sink(self, bucket: _RankedBucket) -> None:
+        """Put a bucket that is full later than before behind all that are full sooner."""
+        heap, place, size = self._heap, bucket.place, len(self._heap)
+        while (left := 2 * place + 1) < size:
+            below = heap[left]
+            if left + 1 < size and heap[left + 1].is_before(below):
+                below = heap[left + 1]
+            if bucket.is_before(below):
+                break
+            below.place, place = place, below.place
+            heap[below.place] = below
+        bucket.place = place
+        heap[place] = bucket
+
+
+_Name: TypeAlias = tuple[Hashable, RateLimit]
+
+
+class _RankedBucket(TokenBucket):
+    """A bucket with its place in a binary heap: the one below which no bucket is full sooner comes first."""
+
+    __slots__ = ("made", "name", "place")
+
+    def __init__(self, name: _Name, *, made: int, now: float) -> None:
+        super().__init__(name[1], now=now)
+        self.name = name
+        self.made = made
+        self.place = 0
+
+    def is_before(self, other: _RankedBucket) -> bool:
+        """Tell whether it is full sooner, or as soon and was made before."""
+        if self.full_at == other.full_at:
+            return self.made < other.made
+        return self.full_at < other.full_at
 
 
 def _check_count(name: str, value: object) -> None:
