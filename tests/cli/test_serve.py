@@ -270,6 +270,17 @@ def test_pages_of_other_origins_get_in_only_where_they_are_allowed(serving: Any)
         assert [status(started["port"], origin) for origin in origins] == [b"101", b"403"]
 
 
+def test_only_the_hosts_that_are_allowed_are_answered_for(serving: Any) -> None:
+    def status(port: int, host: str) -> bytes:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.settimeout(LIMIT)
+            client.sendall(re.sub(rb"Host: [^\r]*", f"Host: {host}\r\nOrigin: http://{host}".encode(), UPGRADE))
+            return client.recv(4096).split(b" ")[1]
+
+    with serving(env={"ALLOWED_HOSTS": "localhost"}) as (_, started):
+        assert [status(started["port"], host) for host in ("localhost", "evil.example")] == [b"101", b"421"]
+
+
 def test_rates_and_trusted_proxies_come_from_the_environment(serving: Any) -> None:
     async def visits(uri: str, count: int, **options: Any) -> list[int]:
         statuses = []

@@ -564,6 +564,20 @@ def test_an_application_that_answers_with_no_response_is_an_internal_error(
     assert [record.__dict__["type"] for record in caplog.records] == ["http_error"]
 
 
+def test_pages_of_the_application_are_for_allowed_hosts_only_and_health_for_all(driver: Driver) -> None:
+    async def main() -> None:
+        async def http(request: HTTPRequest) -> Response:
+            return Response(200, Headers(), b"private")
+
+        async with driver.serve(echo, http=http, allowed_hosts=["chat.example"]) as server:
+            refused = (421, b'{"error": "this server does not answer for this host"}\n')
+            assert await get(driver, server, "/page") == refused
+            assert await get(driver, server, "http://chat.example/page") == (200, b"private")
+            assert (await get(driver, server, "/healthz"))[0] == 200
+
+    driver.run(main)
+
+
 def test_what_an_application_says_of_a_request_is_logged_without_its_credentials(
     driver: Driver, caplog: pytest.LogCaptureFixture
 ) -> None:

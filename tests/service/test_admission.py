@@ -334,6 +334,7 @@ def test_the_reasons_are_a_closed_set_of_labels() -> None:
     assert {reason.value for reason in Refused} == {
         "draining",
         "path",
+        "host",
         "origin",
         "missing",
         "invalid",

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.errors import InvalidStatus
-from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.transportaction import TransportAction
-from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
+from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest, refusal
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
 from wsconnkit.service.policy import PendingUpgrade, ServerPolicy
@@ -216,6 +216,11 @@ def come_from_elsewhere(house: House) -> Response:
     return refused(house.visit(request=upgrade_request("/ws", ORIGIN)))
 
 
+def come_for_another_host(house: House) -> Response:
+    house.policy = ServerPolicy(allowed_hosts=["chat.example"])
+    return refused(house.visit(request=upgrade_request("/ws", ORIGIN)))
+
+
 def come_twice(house: House) -> Response:
     house.enter(ADA)
     return refused(house.visit(ADA))
@@ -245,6 +250,7 @@ CASES: list[tuple[Refused, int, AdmissionConfig | None, Callable[[House], Respon
     (Refused.DRAINING, 503, None, come_to_a_drain),
     (Refused.DRAINING, 503, None, come_before_a_drain),
     (Refused.DRAINING, 503, None, wait_until_the_end),
+    (Refused.HOST, 421, None, come_for_another_host),
     (Refused.ORIGIN, 403, None, come_from_elsewhere),
     (Refused.MISSING, 401, None, partial(fail, AuthenticationError(AuthFailure.MISSING))),
     (Refused.INVALID, 401, None, partial(fail, AuthenticationError(AuthFailure.INVALID))),
@@ -454,6 +460,26 @@ def test_web_pages_may_come_from_where_they_are_let_in(origins: Any, origin: str
     policy: ServerPolicy[str] = ServerPolicy(origins=origins)
     answer = policy.receive(upgrade_request("/ws", ("Origin", origin)), PEER)
     assert isinstance(answer, PendingUpgrade) is is_let_in
+
+
+@pytest.mark.parametrize(
+    ("allowed_hosts", "is_let_in"), [(None, True), (["example.org"], True), (["chat.example"], False)]
+)
+def test_a_page_whose_name_was_made_to_lead_here_gets_in_only_without_allowed_hosts(
+    allowed_hosts: Any, is_let_in: bool
+) -> None:
+    policy: ServerPolicy[str] = ServerPolicy(allowed_hosts=allowed_hosts)
+    answer = policy.receive(upgrade_request("/ws", ("Origin", "http://example.org")), PEER)
+    assert isinstance(answer, PendingUpgrade) is is_let_in
+
+
+def test_a_request_for_a_page_of_another_host_is_refused_and_not_counted_as_an_upgrade() -> None:
+    policy: ServerPolicy[str] = ServerPolicy(allowed_hosts=["chat.example"])
+    answer = policy.misdirected(HTTPRequest("GET", "/", Headers([("Host", "evil.example")])))
+    assert answer is not None
+    assert answer.status == 421
+    assert policy.misdirected(HTTPRequest("GET", "/", Headers([("Host", "chat.example")]))) is None
+    assert not policy.stats.refused
 
 
 def test_a_server_that_drains_says_so_before_it_looks_at_the_origin() -> None:

@@ -79,6 +79,8 @@ def options(**arguments: Any) -> ServeOptions:
         {"proxies": ["10.0.0.0/8"]},
         {"admission": 3},
         {"origins": "https://example.org"},
+        {"allowed_hosts": "example.org"},
+        {"allowed_hosts": []},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -179,6 +181,7 @@ def test_only_the_path_that_was_given_is_served() -> None:
 def test_each_run_has_a_policy_of_its_own_by_the_same_rules() -> None:
     made = options(
         origins=["https://app.example"],
+        allowed_hosts=["example.org"],
         proxies=TrustedProxies(["192.0.2.0/24"]),
         admission=AdmissionConfig(retry_after=7),
     )
@@ -189,6 +192,7 @@ def test_each_run_has_a_policy_of_its_own_by_the_same_rules() -> None:
         upgrade = policy.receive(request, ("192.0.2.1", 50_000))
         assert isinstance(upgrade, PendingUpgrade)
         assert upgrade.ip == "198.51.100.7"
+        assert isinstance(policy.receive(upgrade_request("http://evil.example/"), ("192.0.2.1", 50_000)), Response)
     first.is_draining = True
     assert not second.is_draining
     assert first.dismiss(None).headers.get("Retry-After") == "7"

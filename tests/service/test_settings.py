@@ -52,6 +52,7 @@ MAY_BE_EMPTY = [
     "SUPABASE_AUTH_ISSUER",
     "MAX_CONNECTIONS",
     "ALLOWED_ORIGINS",
+    "ALLOWED_HOSTS",
     "TRUSTED_PROXIES",
 ]
 INTEGERS = {
@@ -96,7 +97,7 @@ def test_what_is_not_given_is_as_if_the_defaults_were() -> None:
     assert (settings.log_level, settings.log_format) == ("INFO", "json")
     assert (settings.drain_window, settings.drain_grace) == (10.0, 15.0)
     assert settings.config == ConnectionConfig(idle_timeout=300.0)
-    assert settings.origins == settings.trusted_proxies == ()
+    assert settings.origins == settings.allowed_hosts == settings.trusted_proxies == ()
     assert not settings.authenticates
     assert settings.authenticator() is None
 
@@ -119,6 +120,7 @@ def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> 
         LOG_LEVEL="debug",
         LOG_FORMAT="Text",
         ALLOWED_ORIGINS="https://example.org, http://localhost:8080 ,null",
+        ALLOWED_HOSTS="chat.example,*.example.org , [::1]",
         TRUSTED_PROXIES="10.0.0.0/8, ::1,unix",
     )
     assert (settings.port, settings.path) == (0, "/a/b")
@@ -132,6 +134,7 @@ def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> 
         idle_timeout=2.5,
     )
     assert settings.origins == ("https://example.org", "http://localhost:8080", "null")
+    assert settings.allowed_hosts == ("chat.example", "*.example.org", "[::1]")
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1", "unix")
     forwarded = Headers([("X-Forwarded-For", "192.0.2.7")])
     assert settings.proxies.client_ip(("10.1.2.3", 1), forwarded) == "192.0.2.7"
@@ -277,6 +280,12 @@ def test_integers_are_taken_within_their_bounds_only(name: str, bounds: tuple[in
             "ALLOWED_ORIGINS",
             "https://example.org,*",
             "origins such as 'https://example.org', or 'null', separated by commas; '*' is none",
+        ),
+        (
+            "ALLOWED_HOSTS",
+            "chat.example:443",
+            "hosts such as 'example.org' or '*.example.org', without a port, separated by commas; "
+            "'chat.example:443' is none",
         ),
         (
             "TRUSTED_PROXIES",
@@ -522,6 +531,7 @@ TEXTS = st.one_of(
             "auth.example.com:8443",
             SECRET,
             "https://a.b,null",
+            "a.b,*.c.d",
             "unix,::1/128",
         ]
     ),

@@ -76,6 +76,7 @@ async def _serve(host: str, settings: Settings, token: str | None) -> None:
             config=settings.config,
             authenticate=settings.authenticator(),
             origins=settings.origins,
+            allowed_hosts=settings.allowed_hosts or None,
             proxies=settings.proxies,
             admission=settings.admission,
             reauthenticate=settings.authenticates,

@@ -200,6 +200,8 @@ class PendingHandshake(Generic[C]):
     async def _answer(self, request: HTTPRequest) -> Response:
         manager, site = self._manager, self._site
         response = answer_page(request, manager.policy, site.metrics) if site.pages else None
+        if response is None:
+            response = manager.policy.misdirected(request)
         if response is None and site.http is not None:
             response = await self._runtime.call(site.http, request)
         if response is None:

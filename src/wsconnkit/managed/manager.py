@@ -86,6 +86,7 @@ class Manager(ABC, Generic[C]):
     authenticate: a `JWTAuthenticator`, or an async function of a token or None and the `UpgradeRequest`, which returns
         a `Principal`, or a `Response` that refuses, or raises AuthenticationError. None lets everyone in.
     origins: the web pages' origins that may connect besides the server's own; None for all.
+    allowed_hosts: the hosts that requests may be for, so that `origins` knows the server's own; None for all.
     subprotocols: those spoken, the preferred first.
     admission: caps on connections, rates of upgrades and messages.
     proxies: whose word on the client's address is taken.

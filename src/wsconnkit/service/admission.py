@@ -83,6 +83,7 @@ class Refused(Enum):
 
     DRAINING = "draining"
     PATH = "path"
+    HOST = "host"
     ORIGIN = "origin"
     MISSING = "missing"
     """There was no token."""

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
-from ipaddress import IPv6Address
 from typing import NamedTuple
 
 from wsconnkit.protocol.upgrade import UpgradeRequest
+from wsconnkit.service.hosts import asked_hosts, parse_authority
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*")
-_AUTHORITY = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+))(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -48,13 +47,13 @@ class Origins:
         origin = _parse(sent[0])
         if origin is None or len(sent) > 1:
             return False
-        return origin in self._allowed or _is_own(origin, request.headers.get_all("Host"))
+        return origin in self._allowed or _is_own(origin, asked_hosts(request))
 
 
 def _is_own(origin: _Origin, hosts: list[str]) -> bool:
     # A proxy that ends TLS hides our scheme, so only host and port can be compared.
     port = origin.port
-    return port is not None and len(hosts) == 1 and _parse_authority(hosts[0], port_of=origin.scheme) == origin[1:]
+    return port is not None and len(hosts) == 1 and _place(hosts[0], port_of=origin.scheme) == origin[1:]
 
 
 def _checked(entry: object) -> _Origin:
@@ -71,21 +70,13 @@ def _parse(text: str) -> _Origin | None:
     if text == "null":
         return _NULL
     scheme, _, authority = text.partition("://")
-    place = _parse_authority(authority, port_of=scheme.lower())
+    place = _place(authority, port_of=scheme.lower())
     return _Origin(scheme.lower(), *place) if place is not None and _SCHEME.fullmatch(scheme) else None
 
 
-def _parse_authority(text: str, *, port_of: str) -> tuple[str, int | None] | None:
+def _place(authority: str, *, port_of: str) -> tuple[str, int | None] | None:
     """Return host and port, where a missing port is that of the scheme `port_of`; None for what is malformed."""
-    match = _AUTHORITY.fullmatch(text)
-    if match is None:
-        return None
-    address, name, digits = match.groups()
-    port = _DEFAULT_PORTS.get(port_of) if digits is None else int(digits)
-    if port is not None and port > 0xFFFF:
-        return None
-    try:
-        host = name.lower() if address is None else str(IPv6Address(address))
-    except ValueError:
-        return None
-    return host, port
+    place = parse_authority(authority)
+    if place is None or place[1] is not None:
+        return place
+    return place[0], _DEFAULT_PORTS.get(port_of)

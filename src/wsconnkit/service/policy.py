@@ -7,9 +7,10 @@ from math import ceil
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from wsconnkit.protocol.http import Response
-from wsconnkit.protocol.upgrade import UpgradeRequest, refusal
+from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest, refusal
 from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
 from wsconnkit.service.attempts import Attempts
+from wsconnkit.service.hosts import AllowedHosts
 from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_refused, log_server_error
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
@@ -23,6 +24,8 @@ C = TypeVar("C")
 
 _STATUS = {
     Refused.DRAINING: (503, "the server is shutting down"),
+    # RFC 9110, section 15.5.20: for what "does not match an origin for which the server has been configured".
+    Refused.HOST: (421, "this server does not answer for this host"),
     Refused.ORIGIN: (403, "this origin is not allowed"),
     Refused.MISSING: (401, "missing token"),
     Refused.INVALID: (401, "invalid token"),
@@ -70,6 +73,7 @@ class ServerPolicy(Generic[C]):
     """One server's rules, its connections and its stats, without I/O; `C` is the type of its connections.
 
     origins: those that browsers may come from besides the server's own; None for all.
+    allowed_hosts: those that requests may be for; None for all.
     proxies: whose word on the client's address is taken.
     admission: caps and rates.
     reauthenticate: whether a message may bring a fresh token.
@@ -79,6 +83,7 @@ class ServerPolicy(Generic[C]):
         self,
         *,
         origins: Collection[str] | None = (),
+        allowed_hosts: Collection[str] | None = None,
         proxies: TrustedProxies | None = None,
         admission: AdmissionConfig | None = None,
         reauthenticate: bool = False,
@@ -87,6 +92,7 @@ class ServerPolicy(Generic[C]):
             if value is not None and not isinstance(value, kind):
                 raise ValueError(f"{name} is {value!r}; it must be {kind.__name__}")
         self._origins = Origins(origins)
+        self._allowed_hosts = AllowedHosts(allowed_hosts)
         self._proxies = proxies or TrustedProxies()
         config = admission or AdmissionConfig()
         self._admission = Admission(config)
@@ -105,9 +111,15 @@ class ServerPolicy(Generic[C]):
         )
         if self.is_draining:
             return self._refuse(Refused.DRAINING, upgrade)
+        if not self._allowed_hosts.allows(request):
+            return self._refuse(Refused.HOST, upgrade)
         if not self._origins.allows(request):
             return self._refuse(Refused.ORIGIN, upgrade)
         return upgrade
+
+    def misdirected(self, request: HTTPRequest) -> Response | None:
+        """Return the response to a request for a page of the application for another host; it is not counted."""
+        return None if self._allowed_hosts.allows(request) else self._response(Refused.HOST)
 
     def on_refusal(self, response: Response, upgrade: PendingUpgrade) -> None:
         """Take the response with which the application's own authentication refuses an upgrade."""

@@ -28,6 +28,7 @@ class ManagerArguments(TypedDict, total=False):
     path: str | None
     authenticate: TokenVerifier | Authenticate | None
     origins: Collection[str] | None
+    allowed_hosts: Collection[str] | None
     subprotocols: Sequence[str]
     admission: AdmissionConfig | None
     proxies: TrustedProxies | None
@@ -49,6 +50,7 @@ class ManagerOptions:
         path: str | None = None,
         authenticate: TokenVerifier | Authenticate | None = None,
         origins: Collection[str] | None = (),
+        allowed_hosts: Collection[str] | None = None,
         subprotocols: Sequence[str] = (),
         admission: AdmissionConfig | None = None,
         proxies: TrustedProxies | None = None,
@@ -75,6 +77,7 @@ class ManagerOptions:
             self.subprotocols += (BEARER,)
         self.drain = drain or DrainConfig()
         self._origins = origins
+        self._allowed_hosts = allowed_hosts
         self._admission = admission
         self._proxies = proxies
         self._reauthenticate = reauthenticate
@@ -84,6 +87,7 @@ class ManagerOptions:
         """Return the policy of one run of the server."""
         return ServerPolicy(
             origins=self._origins,
+            allowed_hosts=self._allowed_hosts,
             admission=self._admission,
             proxies=self._proxies,
             reauthenticate=self._reauthenticate,

@@ -17,6 +17,7 @@ from wsconnkit.machines.ratelimit import RateLimit
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.service.admission import AdmissionConfig, Rates
+from wsconnkit.service.hosts import AllowedHosts
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.proxies import TrustedProxies
 
@@ -147,6 +148,7 @@ def _list_of(what: str, check: Callable[[list[str]], object]) -> Callable[[str],
 
 
 _origins = _list_of("origins such as 'https://example.org', or 'null'", Origins)
+_hosts = _list_of("hosts such as 'example.org' or '*.example.org', without a port", AllowedHosts)
 _networks = _list_of(
     "addresses, networks such as '10.0.0.0/8' with no bits set behind the prefix, or 'unix'", TrustedProxies
 )
@@ -181,6 +183,7 @@ class Settings(BaseSettings):
     requests_per_minute: upgrades, and messages, of a user of the tier free or of none.
     failed_auth_per_minute: invalid tokens of an address.
     origins: those of web pages that may connect, next to the server's own.
+    allowed_hosts: those that requests may be for; none for all.
     trusted_proxies: networks.
     """
 
@@ -208,6 +211,7 @@ class Settings(BaseSettings):
     requests_per_minute: _Count = _variable("RATE_LIMIT_REQUESTS_PER_MINUTE", "100")
     failed_auth_per_minute: _Count = _variable("RATE_LIMIT_FAILED_AUTH_PER_MINUTE", "10")
     origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _variable("ALLOWED_ORIGINS")
+    allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts)] = _variable("ALLOWED_HOSTS")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = _variable("TRUSTED_PROXIES")
     idle_timeout: _Seconds = _variable("IDLE_TIMEOUT", "300000")
     close_timeout: _Seconds = _variable("CLOSE_TIMEOUT", "5000")
