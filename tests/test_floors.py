@@ -36,7 +36,7 @@ FLOORS = {
 }
 CORE = ["machines", "protocol", "service"]
 ADAPTERS = ["asyncio", "trio"]
-ROOMS = ["__init__", "client", "connection", "connector", "context", "runtime", "server", "transport"]
+ROOMS = ["__init__", "client", "connection", "connector", "context", "runtime", "server", "tls", "transport"]
 
 # Time, randomness and I/O come in as arguments.
 NOT_IN_THE_CORE = ["time", "datetime", "random", "asyncio", "trio", "socket", "urllib.request"]

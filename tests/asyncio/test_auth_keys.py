@@ -20,8 +20,8 @@ from .issuer import Issuer, new_key, running_issuer
 from .peers import Arrivals, Run, attempt, head, no_time_passing, opened, port, refused, sort_out
 
 LIFESPAN = 300.0
-GUESSING = AdmissionConfig(failed_auth=None)
-"""For those who are to try ever so many tokens."""
+GUESSING = AdmissionConfig(failed_auth=None, max_handshakes_per_ip=None)
+"""For those who are to try ever so many tokens, many at once."""
 
 
 @pytest.fixture

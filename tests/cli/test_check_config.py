@@ -20,7 +20,7 @@ def test_in_a_pipe_each_setting_is_a_line_of_aligned_columns(run: Any) -> None:
     shown = run("check-config")
     assert (shown.returncode, shown.stderr) == (0, "")
     rows = rows_of(shown.stdout)
-    assert len(rows) == 26
+    assert len(rows) == 29
     assert rows["PING_INTERVAL"] == ("30000", "default")
     assert rows["WEBSOCKET_PATH"] == ("/ws", "default")
     assert rows["MAX_CONNECTIONS"] == rows["JWT_SECRET"] == ("(none)", "default")

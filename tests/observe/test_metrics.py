@@ -36,6 +36,7 @@ TYPES = {
     "wsconnkit_connections_opened": "counter",
     "wsconnkit_connections_closed": "counter",
     "wsconnkit_upgrades_refused": "counter",
+    "wsconnkit_handshakes_dropped": "counter",
     "wsconnkit_rate_limited": "counter",
     "wsconnkit_draining": "gauge",
     "wsconnkit_bytes": "counter",
@@ -59,6 +60,7 @@ LABELS = {
     "wsconnkit_connections": {"state"},
     "wsconnkit_connections_closed": {"cause", "code"},
     "wsconnkit_upgrades_refused": {"reason"},
+    "wsconnkit_handshakes_dropped": {"cap"},
     "wsconnkit_rate_limited": {"kind"},
     "wsconnkit_bytes": {"direction"},
     "wsconnkit_messages": {"direction"},
@@ -170,6 +172,8 @@ def busy_server() -> Server:
     server.open()
     for reason in Refused:
         server.stats.on_refused(reason)
+    server.stats.on_handshake_dropped("max_handshakes")
+    server.stats.on_handshake_dropped("max_handshakes_per_ip")
     server.stats.on_limited("upgrade")
     server.stats.on_limited("message")
     server.stats.on_limited("auth")
@@ -238,6 +242,7 @@ def test_states_reasons_kinds_and_causes_are_there_before_they_happen() -> None:
     series = scraped(Server())
     assert labelled(series, "connections") == dict.fromkeys((state.value for state in State), 0)
     assert labelled(series, "upgrades_refused_total") == dict.fromkeys((reason.value for reason in Refused), 0)
+    assert labelled(series, "handshakes_dropped_total") == {"max_handshakes": 0, "max_handshakes_per_ip": 0}
     assert labelled(series, "rate_limited_total") == {"upgrade": 0, "message": 0, "auth": 0}
     assert labelled(series, "queue_bytes") == {"inbound": 0, "outbound": 0}
     assert value(series, "heartbeat_rtt_seconds_count") == 0
@@ -335,6 +340,7 @@ def test_what_the_server_stats_count_is_shown() -> None:
     assert value(series, "connections_closed_total", cause="peer_close", code="1000") == 1
     assert value(series, "connections_closed_total", cause="peer_close", code="4xxx") == 1
     assert labelled(series, "upgrades_refused_total") == dict.fromkeys((reason.value for reason in Refused), 1)
+    assert labelled(series, "handshakes_dropped_total") == {"max_handshakes": 1, "max_handshakes_per_ip": 1}
     assert labelled(series, "rate_limited_total") == {"upgrade": 1, "message": 1, "auth": 1}
     assert value(series, "heartbeat_misses_total") == 1
     assert value(series, "heartbeat_stalls_total") == 1

@@ -16,7 +16,14 @@ from wsconnkit.service.registry import Registry
 SETTINGS = settings(deadline=None)
 UNLIMITED = AdmissionConfig(max_connections_per_user=None)
 IP = "192.0.2.1"
-COUNTS = ["max_connections", "max_connections_per_user", "max_connections_per_ip", "max_violations"]
+COUNTS = [
+    "max_connections",
+    "max_connections_per_user",
+    "max_connections_per_ip",
+    "max_handshakes",
+    "max_handshakes_per_ip",
+    "max_violations",
+]
 
 
 class Door:

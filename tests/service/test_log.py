@@ -32,6 +32,7 @@ from wsconnkit.service.log import (
     log_auth_failed,
     log_auth_limited,
     log_draining,
+    log_handshakes_dropped,
     log_refused,
     log_retry,
     log_server_error,
@@ -288,6 +289,7 @@ def test_lines_of_the_server_say_what_they_are_about() -> None:
         log_refused(403, "origin", remote_address=PEER, client_ip="198.51.100.7", user_id="ada")
         log_refused(400, "request", remote_address=PEER)
         log_auth_failed("expired", "ExpiredSignatureError", [], remote_address=PEER, client_ip="198.51.100.7")
+        log_handshakes_dropped(3, "max_handshakes", "198.51.100.7")
         log_draining(7, 10.0, 15.0)
         log_server_error("auth_error", error := ValueError("no"))
     who = {"remote_address": PEER, "client_ip": "198.51.100.7"}
@@ -296,6 +298,7 @@ def test_lines_of_the_server_say_what_they_are_about() -> None:
         (logging.INFO, "upgrade_refused"),
         (logging.INFO, "upgrade_refused"),
         (logging.WARNING, "auth_failed"),
+        (logging.WARNING, "server_handshakes_dropped"),
         (logging.INFO, "server_draining"),
         (logging.ERROR, "auth_error"),
     ]
@@ -303,6 +306,7 @@ def test_lines_of_the_server_say_what_they_are_about() -> None:
         {"type": "upgrade_refused", "status": 403, "reason": "origin", **who, "user_id": "ada"},
         {"type": "upgrade_refused", "status": 400, "reason": "request", "remote_address": PEER},
         {"type": "auth_failed", "reason": "expired", "detail": "ExpiredSignatureError", **who},
+        {"type": "server_handshakes_dropped", "count": 3, "cap": "max_handshakes", "client_ip": "198.51.100.7"},
         {"type": "server_draining", "connections": 7, "window": 10.0, "grace": 15.0},
         {"type": "auth_error"},
     ]

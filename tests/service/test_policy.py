@@ -21,6 +21,7 @@ from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest, refusal
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.service.admission import AdmissionConfig, Rates, Refused
+from wsconnkit.service.handshakes import Surplus
 from wsconnkit.service.policy import PendingUpgrade, ServerPolicy
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.proxies import TrustedProxies
@@ -480,6 +481,27 @@ def test_a_request_for_a_page_of_another_host_is_refused_and_not_counted_as_an_u
     assert answer.status == 421
     assert policy.misdirected(HTTPRequest("GET", "/", Headers([("Host", "chat.example")]))) is None
     assert not policy.stats.refused
+
+
+def test_handshakes_are_counted_by_network_but_those_through_a_trusted_proxy() -> None:
+    policy: ServerPolicy[str] = ServerPolicy(
+        admission=AdmissionConfig(max_handshakes_per_ip=1), proxies=TrustedProxies(["10.0.0.0/8"])
+    )
+    for number, peer in enumerate([("10.0.0.1", 1), ("10.0.0.1", 2), None, None, ("2001:db8::1", 1, 0, 0)]):
+        policy.begin_handshake(number, peer)
+    assert policy.handshakes.surplus() is None
+    policy.begin_handshake("next", ("2001:db8::2", 1, 0, 0))
+    assert policy.handshakes.surplus() == (4, "max_handshakes_per_ip", "2001:db8::/64")
+
+
+def test_handshakes_that_are_ended_for_newer_ones_are_counted_each_and_logged_together() -> None:
+    policy: ServerPolicy[str] = ServerPolicy()
+    with logged() as records:
+        for now in (100.0, 100.0, 105.0, 109.9, 110.0, 115.0, 500.0):
+            policy.on_handshake_dropped(Surplus(None, "max_handshakes", "192.0.2.1"), now=now)
+    assert policy.stats.handshakes_dropped == {"max_handshakes": 7}
+    assert kinds(records) == ["server_handshakes_dropped"] * 3
+    assert [record.__dict__["count"] for record in records] == [1, 4, 2]
 
 
 def test_a_server_that_drains_says_so_before_it_looks_at_the_origin() -> None:

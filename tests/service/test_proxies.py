@@ -260,6 +260,13 @@ def test_a_unix_socket_has_no_address_and_is_trusted_only_where_that_is_said() -
         assert forwarded_for(peer=peer, networks=["unix"]) is None
 
 
+def test_a_peer_is_told_to_be_a_proxy_or_not() -> None:
+    proxies = TrustedProxies(["10.0.0.0/8", "unix"])
+    assert [proxies.trusts(peer) for peer in (("10.0.0.1", 5), ("::ffff:10.0.0.1", 5, 0, 0), "", None)] == [True] * 4
+    assert [proxies.trusts(peer) for peer in (("203.0.113.9", 5), ("testclient", 5), (), 5)] == [False] * 4
+    assert not TrustedProxies(["10.0.0.0/8"]).trusts("/run/app.sock")
+
+
 @pytest.mark.parametrize("peer", [(), ("testclient", 5), (3, 5000), 5, ["10.0.0.1", 5]])
 def test_who_is_neither_an_address_nor_a_unix_socket_is_never_trusted(peer: object) -> None:
     assert forwarded_for("203.0.113.9", peer=peer, networks=["unix", "0.0.0.0/0", "::/0"]) is None

@@ -239,11 +239,14 @@ def test_openings_refusals_and_limits_are_counted() -> None:
     server_stats.on_refused(Refused.ORIGIN)
     server_stats.on_refused(Refused.ORIGIN)
     server_stats.on_refused(Refused.RATE)
+    server_stats.on_handshake_dropped("max_handshakes")
+    server_stats.on_handshake_dropped("max_handshakes")
     server_stats.on_limited("upgrade")
     server_stats.on_limited("message")
     server_stats.on_limited("message")
     assert server_stats.opened == 2
     assert server_stats.refused == {Refused.ORIGIN: 2, Refused.RATE: 1}
+    assert server_stats.handshakes_dropped == {"max_handshakes": 2}
     assert server_stats.rate_limited == {"upgrade": 1, "message": 2}
 
 

@@ -35,6 +35,8 @@ DEFAULTS = {
     "MAX_FRAME_SIZE": "1048576",
     "FRAME_WARN_THRESHOLD": "524288",
     "MAX_CONNECTIONS_PER_USER": "3",
+    "MAX_HANDSHAKES": "1000",
+    "MAX_HANDSHAKES_PER_IP": "100",
     "RATE_LIMIT_REQUESTS_PER_MINUTE": "100",
     "RATE_LIMIT_FAILED_AUTH_PER_MINUTE": "10",
     "IDLE_TIMEOUT": "300000",
@@ -55,6 +57,7 @@ MAY_BE_EMPTY = [
     "ALLOWED_HOSTS",
     "TRUSTED_PROXIES",
 ]
+OFF_WHEN_EMPTY = {"MAX_HANDSHAKES", "MAX_HANDSHAKES_PER_IP"}
 INTEGERS = {
     "WEBSOCKET_PORT": (0, 65535),
     "PING_INTERVAL": (1, 2**31 - 1),
@@ -66,6 +69,8 @@ INTEGERS = {
     "FRAME_WARN_THRESHOLD": (1, 2**31 - 1),
     "MAX_CONNECTIONS_PER_USER": (1, 2**31 - 1),
     "MAX_CONNECTIONS": (1, 2**31 - 1),
+    "MAX_HANDSHAKES": (1, 2**31 - 1),
+    "MAX_HANDSHAKES_PER_IP": (1, 2**31 - 1),
     "RATE_LIMIT_REQUESTS_PER_MINUTE": (1, 2**31 - 1),
     "IDLE_TIMEOUT": (1, 2**31 - 1),
     "CLOSE_TIMEOUT": (1, 2**31 - 1),
@@ -307,13 +312,14 @@ def test_all_bad_values_are_told_at_once() -> None:
 
 
 def test_an_empty_value_is_bad_where_there_is_a_default() -> None:
-    assert names(problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], ""))) == sorted(DEFAULTS)
+    problems = problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], ""))
+    assert names(problems) == sorted(DEFAULTS.keys() - OFF_WHEN_EMPTY)
 
 
 @pytest.mark.parametrize("text", [" ", "\t\n", " " * 64, "\u3000" * 32])
 def test_nothing_but_spaces_is_bad_there_too_and_where_it_would_let_everyone_in(text: str) -> None:
     problems = problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], text))
-    assert names(problems) == sorted([*DEFAULTS, *VERIFYING])
+    assert names(problems) == sorted([*(DEFAULTS.keys() - OFF_WHEN_EMPTY), *VERIFYING])
 
 
 def test_a_name_without_a_value_is_an_empty_value(tmp_path: Path) -> None:
@@ -471,6 +477,13 @@ def test_users_are_admitted_by_their_tier() -> None:
         per_user=rates(100),
         tiers={"free": rates(100), "premium": rates(300), "enterprise": rates(1000)},
     )
+
+
+def test_the_caps_on_handshakes_can_be_set_and_switched_off() -> None:
+    admission = settings_of(MAX_HANDSHAKES="7", MAX_HANDSHAKES_PER_IP=" 2 ").admission
+    assert (admission.max_handshakes, admission.max_handshakes_per_ip) == (7, 2)
+    admission = settings_of(MAX_HANDSHAKES="", MAX_HANDSHAKES_PER_IP=" ").admission
+    assert (admission.max_handshakes, admission.max_handshakes_per_ip) == (None, None)
 
 
 def test_without_authentication_an_address_has_the_rates_of_a_user() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl as ssl_module
-import sys
 from typing import Any, cast
 
+from wsconnkit.asyncio.tls import ended_within_tls, start_tls, tls_timeouts
 from wsconnkit.asyncio.transport import Transport
 from wsconnkit.managed.client import Route
 from wsconnkit.managed.opening import OpeningHandshake
@@ -29,8 +29,7 @@ async def dial(opening: OpeningHandshake, route: Route, options: dict[str, Any])
     except ConnectionResetError as error:
         if error.args:
             raise
-        # Event loops say so without a word.
-        raise ConnectionResetError("the connection ended during the TLS handshake") from None
+        raise ended_within_tls() from None
 
 
 async def _dial_directly(opening: OpeningHandshake, route: Route, tls: dict[str, Any], options: dict[str, Any]) -> None:
@@ -73,24 +72,13 @@ async def _dial_through(
 async def _start_tls(transport: asyncio.Transport, protocol: Transport, tls: dict[str, Any]) -> asyncio.Transport:
     context = tls.pop("ssl")
     try:
-        inner = await asyncio.get_running_loop().start_tls(transport, protocol, context, **tls)
+        return await start_tls(transport, protocol, context, **tls)
     except TypeError as error:
         # asyncio's own transports of TLS before Python 3.11.
         raise InvalidProxy(
             "this event loop cannot do TLS within TLS, so no wss: through an https:// proxy; "
             "use the proxy's http:// URL, uvloop, or Python 3.11"
         ) from error
-    if inner is None:
-        raise HandshakeInterrupted("the connection ended during the TLS handshake")
-    return inner
-
-
-def tls_timeouts(config: ConnectionConfig) -> dict[str, float]:
-    """Return the timeouts of TLS that asyncio takes as keyword arguments."""
-    timeouts = {"ssl_handshake_timeout": config.handshake.timeout}
-    if sys.version_info >= (3, 11):
-        timeouts["ssl_shutdown_timeout"] = config.close.timeout
-    return timeouts
 
 
 def _tls(context: ssl_module.SSLContext, host: str, config: ConnectionConfig) -> dict[str, Any]:

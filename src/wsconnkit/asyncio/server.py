@@ -5,22 +5,25 @@ from __future__ import annotations
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from inspect import signature
-from typing import Any
+from typing import Any, cast
 
 from typing_extensions import TypedDict, Unpack
 
 from wsconnkit.asyncio.connection import Connection
-from wsconnkit.asyncio.connector import tls_timeouts
 from wsconnkit.asyncio.context import AwaitableContext
 from wsconnkit.asyncio.runtime import Runtime
+from wsconnkit.asyncio.tls import start_tls, tls_timeouts
 from wsconnkit.asyncio.transport import Transport
 from wsconnkit.managed import manager
 from wsconnkit.managed import server as managed
 from wsconnkit.managed.acceptor import Acceptor
 from wsconnkit.managed.manager import Admitted
+from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
 from wsconnkit.managed.runtime import TaskCancelled
+from wsconnkit.service.log import log_server_error
 from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.serveoptions import ManagerArguments, ManagerOptions, ServeArguments
 
@@ -132,14 +135,57 @@ class serve(managed.Serving[Connection, Server], AwaitableContext[Server]):  # n
     async def _listen(
         self, acceptor: Acceptor[Connection], host: str | Sequence[str] | None, port: int | None
     ) -> asyncio.Server:
-        options = self._listen_options
+        options = dict(self._listen_options)
+        tls: dict[str, Any] | None = None
         if self._options.ssl is not None:
-            options = {"ssl": self._options.ssl, **tls_timeouts(self._options.config), **options}
-        return await _listen(acceptor, host=host, port=port, **options)
+            tls = {"sslcontext": self._options.ssl, **tls_timeouts(self._options.config)}
+            tls |= {name: options.pop(name) for name in tuple(options) if name.startswith("ssl_")}
+        return await _listen(acceptor, tls, host=host, port=port, **options)
 
     async def _listen_for_pages(self, acceptor: Acceptor[Connection], host: str, port: int) -> asyncio.Server:
-        return await _listen(acceptor, host=host, port=port)
+        return await _listen(acceptor, None, host=host, port=port)
 
 
-async def _listen(acceptor: Acceptor[Connection], **options: Any) -> asyncio.Server:
-    return await asyncio.get_running_loop().create_server(lambda: Transport(acceptor.new_opening()), **options)
+async def _listen(acceptor: Acceptor[Connection], tls: dict[str, Any] | None, **options: Any) -> asyncio.Server:
+    return await asyncio.get_running_loop().create_server(lambda: _Arrival(acceptor, tls), **options)
+
+
+class _Arrival(asyncio.Protocol):
+    """A client who has just come; it gets its transport at once, or after TLS.
+
+    tls: the keyword arguments of `start_tls`, None for no TLS. `loop.create_server` would do TLS, too, but nobody would
+    know of those who are busy with it.
+    """
+
+    def __init__(self, acceptor: Acceptor[Connection], tls: dict[str, Any] | None) -> None:
+        self._acceptor = acceptor
+        self._tls = tls
+        self._early = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        plain = cast(asyncio.Transport, transport)
+        opening = self._acceptor.accept(plain.abort, plain.get_extra_info("peername"))
+        protocol = Transport(opening)
+        if self._tls is None:
+            plain.set_protocol(protocol)
+            protocol.connection_made(plain)
+        else:
+            on_end = partial(self._on_secured, plain, opening, protocol)
+            self._acceptor.runtime.start(self._secure, plain, protocol, self._tls, on_end=on_end)
+
+    def data_received(self, data: bytes) -> None:
+        """Keep what uvloop reads before a task can begin with TLS."""
+        self._early += data
+
+    async def _secure(self, plain: asyncio.Transport, protocol: Transport, tls: dict[str, Any]) -> asyncio.Transport:
+        return await start_tls(plain, protocol, server_side=True, early=self._early, **tls)
+
+    @staticmethod
+    def _on_secured(plain: asyncio.Transport, opening: OpeningHandshake, protocol: Transport, outcome: Any) -> None:
+        if not isinstance(outcome, BaseException):
+            protocol.connection_made(outcome)
+            return
+        if not isinstance(outcome, (OSError, TaskCancelled)):  # of a context that is the application's
+            log_server_error("tls_error", outcome)
+        plain.abort()
+        opening.connection_lost(None)

@@ -8,6 +8,7 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, cast
 
 from wsconnkit.managed.opening import OpeningHandshake
@@ -67,6 +68,8 @@ class Transport(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport
         self._is_live = False
+        self._early: list[Callable[[], object]] | None = []
+        """What has come with the end of the TLS handshake, until we begin."""
         self._high_water = 64 * 1024
         self._rest: deque[memoryview] = deque()  # is empty unless the transport is full
         self._rest_size = 0
@@ -84,16 +87,28 @@ class Transport(asyncio.Protocol):
         """Begin on a transport that was just made, with an opening handshake."""
         self._begin(cast(asyncio.Transport, transport))  # uvloop's is of a class of its own
         assert isinstance(self._protocol, OpeningHandshake)  # or there would be nothing to begin with
+        early, self._early = self._early, None
         self._protocol.connection_made(self)
+        for call in early or ():
+            call()
 
     def data_received(self, data: bytes) -> None:  # noqa: D102
-        self._protocol.data_received(data)
+        if self._early is None:
+            self._protocol.data_received(data)
+        else:
+            self._early.append(partial(self.data_received, data))
 
     def eof_received(self) -> bool:  # noqa: D102
+        if self._early is not None:
+            self._early.append(self.eof_received)
+            return False
         self._protocol.eof_received()
         return self._transport.get_extra_info("ssl_object") is None  # the protocol says when to close; TLS cannot
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
+        if self._early is not None:
+            self._early.append(partial(self.connection_lost, exc))
+            return
         try:
             self._end(exc)
         finally:
@@ -121,6 +136,7 @@ class Transport(asyncio.Protocol):
 
     def take_over(self, transport: asyncio.Transport) -> None:
         """Begin on a transport of somebody else, whose protocol is told of the end too."""
+        self._early = None
         self._before = transport.get_protocol()
         transport.set_protocol(self)
         self._begin(transport)

@@ -72,13 +72,24 @@ class Acceptor(Generic[C]):
         self._on_change = on_change
         self._pending: dict[PendingHandshake[C], None] = {}  # in the order in which they came
         self._is_closed = False
+        self._trimming: Task | None = None
 
     def __len__(self) -> int:
         return len(self._pending)
 
-    def new_opening(self) -> OpeningHandshake:
-        """Return the protocol of a client that has just come."""
-        return PendingHandshake(self).opening
+    def accept(self, abort: Callable[[], None], remote_address: object) -> OpeningHandshake:
+        """Return the protocol of a client that has just come, which is told of its end, too: also of one within TLS.
+
+        abort: ends what the client has come over, while there is no transport; may do nothing more when it has ended.
+        """
+        pending = PendingHandshake(self, abort)
+        self._pending[pending] = None
+        self.manager.policy.begin_handshake(pending, remote_address)
+        if self._is_closed:
+            pending.dismiss()
+        elif self._trimming is None and self.manager.policy.handshakes.surplus() is not None:
+            self._trimming = self.runtime.start(self._trim, on_end=self._on_trimmed)
+        return pending.opening
 
     def close(self) -> None:
         """Refuse who waits for an answer, and drop who has not asked yet; the answers may still take their time."""
@@ -91,23 +102,30 @@ class Acceptor(Generic[C]):
         for pending in tuple(self._pending):
             pending.opening.abort()
 
-    def add(self, pending: PendingHandshake[C]) -> None:
-        """A handshake has begun; safe to repeat."""
-        if pending not in self._pending:
-            self._pending[pending] = None
-            if self._is_closed:
-                pending.dismiss()
-
     def discard(self, pending: PendingHandshake[C]) -> None:
         """A handshake is over."""
         self._pending.pop(pending, None)
+        self.manager.policy.handshakes.discard(pending)
         self._on_change()
+
+    async def _trim(self) -> None:
+        """End the oldest handshakes over a cap, once those who came together have had their turn to be let in."""
+        for _ in range(_TURNS):
+            await self.runtime.sleep(0)
+        policy = self.manager.policy
+        while (surplus := policy.handshakes.surplus()) is not None:
+            policy.handshakes.discard(surplus.handshake)
+            policy.on_handshake_dropped(surplus, now=self.runtime.now())
+            surplus.handshake.opening.abort()
+
+    def _on_trimmed(self, outcome: Any) -> None:
+        self._trimming = None
 
 
 class PendingHandshake(Generic[C]):
     """A client until it is let in or has left."""
 
-    def __init__(self, acceptor: Acceptor[C]) -> None:
+    def __init__(self, acceptor: Acceptor[C], abort: Callable[[], None]) -> None:
         self._acceptor = acceptor
         self._runtime = acceptor.runtime
         self._manager = manager = acceptor.manager
@@ -116,7 +134,7 @@ class PendingHandshake(Generic[C]):
             manager.config, now=self._runtime.now(), path=manager.path, subprotocols=manager.subprotocols, http=True
         )
         self.opening = OpeningHandshake(
-            self._runtime, self._handshake, on_progress=self._on_progress, on_end=self._on_end
+            self._runtime, self._handshake, on_progress=self._on_progress, on_end=self._on_end, abort=abort
         )
         self._deciding: Task | None = None
         """Finds out how to answer the request."""
@@ -135,8 +153,7 @@ class PendingHandshake(Generic[C]):
 
     def _on_progress(self, opening: OpeningHandshake) -> None:
         if opening.transport is None:
-            return  # a failed TLS handshake never gives one, and after the end there is none
-        self._acceptor.add(self)
+            return  # there is TLS first, and after the end there is none
         if self._handshake.response is not None:
             self._on_response(self._handshake.response)
         elif self._deciding is not None:

@@ -22,6 +22,8 @@ class OpeningHandshake:
 
     on_progress: called after each change of the handshake; may write, and may hand over to a connection.
     on_end: called once, when the handshake is over for this protocol, one way or another.
+    abort: ends what will be the transport, while it is not there. With it the handshake's time begins at once; a client
+        has its own limit for the way to the server.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class OpeningHandshake:
         *,
         on_progress: Callable[[OpeningHandshake], None],
         on_end: Callable[[OpeningHandshake], None],
+        abort: Callable[[], None] | None = None,
     ) -> None:
         self._handshake = handshake
         self._now = runtime.now
@@ -40,10 +43,13 @@ class OpeningHandshake:
         self._on_progress = on_progress
         self._on_end = on_end
         self._alarm = runtime.alarm(self._on_alarm)
+        self._abort_early = abort
         self._is_aborted = False
+        self._has_ended = False
         self._is_eof_written = False
         self.transport: Transport | None = None
         self.remote_address: Any = None
+        self._watch_early()
 
     def hand_over(self, connection: Connection) -> None:
         """Give the transport to `connection`, for good; what is to be sent before goes out first."""
@@ -58,6 +64,8 @@ class OpeningHandshake:
         self._is_aborted = True
         if self.transport is not None:
             self.transport.abort()
+        elif self._abort_early is not None and not self._has_ended:
+            self._abort_early()
 
     # What a transport calls.
 
@@ -96,7 +104,8 @@ class OpeningHandshake:
         self._on_progress(self)
         transport = self.transport
         if transport is None:
-            return  # handed over, or lost
+            self._watch_early()
+            return  # not there yet, handed over, or lost
         self._write(transport)
         if self._handshake.transport_action is TransportAction.ABORT:
             transport.abort()
@@ -104,6 +113,15 @@ class OpeningHandshake:
             self._is_eof_written = True
             transport.write_eof(_QUIET)
         self._alarm.set(self._handshake.next_timeout())
+
+    def _watch_early(self) -> None:
+        """Hold those who have no transport yet to the handshake's time."""
+        if self._abort_early is None or self._has_ended:
+            return
+        if self._handshake.transport_action is TransportAction.ABORT:
+            self.abort()
+        else:
+            self._alarm.set(self._handshake.next_timeout())
 
     def _on_alarm(self) -> None:
         self._handshake.handle_timeout(self._now())
@@ -117,6 +135,7 @@ class OpeningHandshake:
 
     def _end(self) -> None:
         self._alarm.cancel()
-        if self.transport is not None:
-            self.transport = None
+        self.transport = None
+        if not self._has_ended:
+            self._has_ended = True
             self._on_end(self)

@@ -28,7 +28,7 @@ class Listener(Protocol):
         """The listening sockets, where there are some."""
 
     def close(self) -> None:
-        """Accept nobody more, and drop who is still busy with TLS."""
+        """Accept nobody more."""
 
     async def wait_closed(self) -> object:
         """Wait until nothing is left of it."""

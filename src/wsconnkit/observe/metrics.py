@@ -21,6 +21,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
+from wsconnkit.service.handshakes import Cap
 from wsconnkit.service.serverstats import Histogram, Limited, ServerStats, Totals, code_label
 
 _OPENMETRICS = "application/openmetrics-text"
@@ -122,12 +123,14 @@ def _families(server_stats: ServerStats, sums: _Sums, is_draining: bool) -> Iter
     closed: _Series = {(cause.value, code_label(cause.code)): 0 for cause in Cause}
     closed |= {(cause.value, code): count for (cause, code), count in server_stats.closed.items()}
     refused: _Series = {(reason.value,): server_stats.refused[reason] for reason in Refused}
+    dropped: _Series = {(cap,): server_stats.handshakes_dropped[cap] for cap in get_args(Cap)}
     limited: _Series = {(kind,): server_stats.rate_limited[kind] for kind in get_args(Limited)}
 
     yield _gauge("connections", "Connections by where they stand.", states, "state")
     yield _counter("connections_opened", "Connections that have opened.", {(): server_stats.opened})
     yield _counter("connections_closed", "Connections that have ended.", closed, "cause", "code")
     yield _counter("upgrades_refused", "Upgrades that were refused.", refused, "reason")
+    yield _counter("handshakes_dropped", "Handshakes that were ended for newer ones.", dropped, "cap")
     yield _counter("rate_limited", "Upgrades, messages and tokens that came too early.", limited, "kind")
     yield _gauge("draining", "1 while the server refuses upgrades because it shuts down.", {(): int(is_draining)})
 

@@ -36,6 +36,7 @@ class AdmissionConfig:
     An address is an IPv4 address or the /64 of an IPv6 address.
 
     max_connections, max_connections_per_user, max_connections_per_ip: open at the same time.
+    max_handshakes, max_handshakes_per_ip: clients that are not in yet, TLS included; one more ends the oldest.
     per_ip: rates of one address. per_user: rates of one user.
     tiers: rates of the users of a tier, in place of `per_user`; those without a tier, or with another, have `per_user`.
     failed_auth: invalid tokens from one address, after which no token from there is looked at until one comes back.
@@ -48,6 +49,8 @@ class AdmissionConfig:
     max_connections: int | None = None
     max_connections_per_user: int | None = 3
     max_connections_per_ip: int | None = None
+    max_handshakes: int | None = 1000
+    max_handshakes_per_ip: int | None = 100
     per_ip: Rates = field(default_factory=Rates)
     per_user: Rates = field(default_factory=Rates)
     tiers: Mapping[str, Rates] = field(default_factory=dict, hash=False)
@@ -57,7 +60,7 @@ class AdmissionConfig:
     retry_after: float = 10.0
 
     def __post_init__(self) -> None:
-        for name in ("max_connections", "max_connections_per_user", "max_connections_per_ip", "max_violations"):
+        for name in _CAPS:
             value = getattr(self, name)
             if value is not None and not _is_count(value):
                 raise ValueError(f"{name} is {value!r}; it must be an integer of at least 1, or None for no limit")
@@ -76,6 +79,16 @@ class AdmissionConfig:
         for tier, rates in self.tiers.items():
             _check_rates(f"tiers[{tier!r}]", rates)
         object.__setattr__(self, "tiers", dict(self.tiers))
+
+
+_CAPS = (
+    "max_connections",
+    "max_connections_per_user",
+    "max_connections_per_ip",
+    "max_handshakes",
+    "max_handshakes_per_ip",
+    "max_violations",
+)
 
 
 class Refused(Enum):

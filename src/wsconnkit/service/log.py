@@ -133,6 +133,11 @@ def log_refused(status: int, reason: str, **who: Any) -> None:
     _log(_server, logging.INFO, "upgrade_refused", status=status, reason=reason, **who)
 
 
+def log_handshakes_dropped(count: int, cap: str, client_ip: str | None) -> None:
+    """Log that handshakes were ended for newer ones; the latest by which cap, and from where."""
+    _log(_server, logging.WARNING, "server_handshakes_dropped", count=count, cap=cap, client_ip=client_ip)
+
+
 def log_auth_failed(reason: str, detail: str, secrets: Iterable[str], **who: Any) -> None:
     """Log that the token of an upgrade was not good; `who` sent it, as far as that is known."""
     _log(_server, logging.WARNING, "auth_failed", reason=reason, detail=redact(detail, secrets), **who)

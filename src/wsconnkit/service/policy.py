@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import ceil
+from math import ceil, inf
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from wsconnkit.protocol.http import Response
+from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest, refusal
 from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
 from wsconnkit.service.attempts import Attempts
+from wsconnkit.service.handshakes import Handshakes, Surplus
 from wsconnkit.service.hosts import AllowedHosts
-from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_refused, log_server_error
+from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_handshakes_dropped, log_refused, log_server_error
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.proxies import TrustedProxies, network_key
@@ -44,6 +45,10 @@ _FAILURES = {
 }
 # What a handshake answers by itself.
 _BY_STATUS = {404: Refused.PATH, 503: Refused.UNAVAILABLE}
+
+
+_DROPS_TOLD_EVERY = 10.0
+"""Seconds between lines of the log that tell how many handshakes were ended for newer ones."""
 
 
 class PendingUpgrade(NamedTuple):
@@ -97,6 +102,11 @@ class ServerPolicy(Generic[C]):
         config = admission or AdmissionConfig()
         self._admission = Admission(config)
         self._reauthenticate = reauthenticate
+        self.handshakes: Handshakes[Any] = Handshakes(self._admission.config)
+        """Those under way, of all listeners together."""
+        self._dropped = 0
+        """Handshakes that were ended for newer ones, of which no line tells yet."""
+        self._tell_dropped_at = -inf
         self.connections: Registry[C] = Registry()
         self.stats = ServerStats()
         self.attempts = Attempts(config, self.stats)
@@ -116,6 +126,22 @@ class ServerPolicy(Generic[C]):
         if not self._origins.allows(request):
             return self._refuse(Refused.ORIGIN, upgrade)
         return upgrade
+
+    def begin_handshake(self, handshake: object, remote_address: object) -> None:
+        """Count a handshake of a client that has just come; on a trusted proxy the address has no cap."""
+        peer = None
+        if not self._proxies.trusts(remote_address):
+            peer = self._proxies.client_ip(remote_address, Headers())
+        self.handshakes.add(handshake, None if peer is None else network_key(peer))
+
+    def on_handshake_dropped(self, surplus: Surplus, *, now: float) -> None:
+        """Take note that a handshake was ended for a newer one; a line of the log tells of many."""
+        self.stats.on_handshake_dropped(surplus.cap)
+        self._dropped += 1
+        if now >= self._tell_dropped_at:
+            log_handshakes_dropped(self._dropped, surplus.cap, surplus.ip)
+            self._dropped = 0
+            self._tell_dropped_at = now + _DROPS_TOLD_EVERY
 
     def misdirected(self, request: HTTPRequest) -> Response | None:
         """Return the response to a request for a page of the application for another host; it is not counted."""

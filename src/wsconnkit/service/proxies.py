@@ -54,22 +54,24 @@ class TrustedProxies:
         that is in no trusted network; `unknown`, an obfuscated name or what is malformed ends it one hop earlier.
         """
         client = _peer(remote_address)
-        if client is None:
-            is_unix = remote_address is None or isinstance(remote_address, (str, bytes))
-            is_trusted = is_unix and self._trusts_unix
-        else:
-            is_trusted = self._trusts(client)
-        if is_trusted:
+        if self.trusts(remote_address):
             for hop in islice(self._hops(headers), MAX_HOPS):
                 address = _parse_node(hop)
                 if address is None:
                     break
                 client = address
-                if not self._trusts(address):
+                if not self._has(address):
                     break
         return None if client is None else str(client)
 
-    def _trusts(self, address: _Address) -> bool:
+    def trusts(self, remote_address: object) -> bool:
+        """Tell whether a socket's peer is one of these proxies. Never raises."""
+        peer = _peer(remote_address)
+        if peer is None:
+            return self._trusts_unix and (remote_address is None or isinstance(remote_address, (str, bytes)))
+        return self._has(peer)
+
+    def _has(self, address: _Address) -> bool:
         return any(address in network for network in self._networks)
 
     def _hops(self, headers: Headers) -> Iterator[str]:

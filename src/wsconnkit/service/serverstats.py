@@ -24,6 +24,7 @@ from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.events import Event, HeartbeatPinged, HeartbeatStalled, PongReceived
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.admission import Refused
+from wsconnkit.service.handshakes import Cap
 
 Limited: TypeAlias = Literal["upgrade", "message", "auth"]
 """What is refused when it comes too often; "auth" is a token, after too many that were invalid."""
@@ -146,6 +147,8 @@ class ServerStats:
     """Ends by cause and `code_label`."""
     refused: Counter[Refused] = field(default_factory=Counter)
     rate_limited: Counter[Limited] = field(default_factory=Counter)
+    handshakes_dropped: Counter[Cap] = field(default_factory=Counter)
+    """Handshakes that were ended for newer ones, by the cap that was reached."""
     misses: int = 0
     """Pings that went unanswered for the heartbeat's timeout."""
     stalls: int = 0
@@ -184,6 +187,10 @@ class ServerStats:
     def on_refused(self, reason: Refused) -> None:
         """Count an upgrade that was refused."""
         self.refused[reason] += 1
+
+    def on_handshake_dropped(self, cap: Cap) -> None:
+        """Count a handshake that was ended for a newer one."""
+        self.handshakes_dropped[cap] += 1
 
     def on_limited(self, kind: Limited) -> None:
         """Count an upgrade, a message or a token that came too early."""

@@ -179,7 +179,7 @@ class Settings(BaseSettings):
     auth_audience, auth_issuer: what tokens must name.
     ping_interval, pong_timeout, idle_timeout, close_timeout, drain_window, drain_grace: seconds.
     compression_threshold, max_frame_size, frame_warn_threshold: bytes; max_frame_size is the limit of a message, too.
-    max_connections: None for no limit.
+    max_connections, max_handshakes, max_handshakes_per_ip: None for no limit.
     requests_per_minute: upgrades, and messages, of a user of the tier free or of none.
     failed_auth_per_minute: invalid tokens of an address.
     origins: those of web pages that may connect, next to the server's own.
@@ -208,6 +208,10 @@ class Settings(BaseSettings):
     frame_warn_threshold: _Bytes = _variable("FRAME_WARN_THRESHOLD", "524288")
     max_connections_per_user: _Count = _variable("MAX_CONNECTIONS_PER_USER", "3")
     max_connections: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable("MAX_CONNECTIONS")
+    max_handshakes: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable("MAX_HANDSHAKES", "1000")
+    max_handshakes_per_ip: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable(
+        "MAX_HANDSHAKES_PER_IP", "100"
+    )
     requests_per_minute: _Count = _variable("RATE_LIMIT_REQUESTS_PER_MINUTE", "100")
     failed_auth_per_minute: _Count = _variable("RATE_LIMIT_FAILED_AUTH_PER_MINUTE", "10")
     origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _variable("ALLOWED_ORIGINS")
@@ -301,6 +305,8 @@ class Settings(BaseSettings):
         return AdmissionConfig(
             max_connections=self.max_connections,
             max_connections_per_user=self.max_connections_per_user,
+            max_handshakes=self.max_handshakes,
+            max_handshakes_per_ip=self.max_handshakes_per_ip,
             failed_auth=RateLimit(self.failed_auth_per_minute),
             per_ip=Rates(upgrades=free.upgrades) if self.authenticates else free,
             per_user=free,

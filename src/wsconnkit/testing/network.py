@@ -130,7 +130,7 @@ class Network:
         link = Link(Pipe(self.latency, self.capacity), Pipe(self.latency, self.capacity))
         self.links.append(link)
         source = _LOCALHOST, self.new_port()
-        accepted = listener.acceptor.new_opening()
+        accepted = listener.acceptor.accept(lambda: None, source)  # there is a transport at once
         accepted.connection_made(
             MemoryTransport(self.runtime, accepted, *link, local_address=address, remote_address=source)
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import ssl as ssl_module
 from typing import Any
 
 import trio
 
 from wsconnkit.managed.client import Route
 from wsconnkit.protocol.proxy import Tunnel
-from wsconnkit.trio.transport import MAX_READ, drop, os_error
+from wsconnkit.trio.tls import os_error, start_tls
+from wsconnkit.trio.transport import MAX_READ, drop
 
 
 async def dial(route: Route, stream: trio.abc.Stream | None, options: dict[str, Any]) -> trio.abc.Stream:
@@ -25,12 +25,12 @@ async def dial(route: Route, stream: trio.abc.Stream | None, options: dict[str, 
             host, port = options.pop("host"), options.pop("port")
             stream = await trio.open_tcp_stream(route.proxy.host, route.proxy.port, **options)
             if route.proxy_ssl is not None:
-                stream = await _secure(stream, route.proxy_ssl, route.proxy.host)
+                stream = await start_tls(stream, route.proxy_ssl, route.proxy.host)
             await _open_tunnel(stream, Tunnel(route.proxy, host, port, route.config.handshake))
         elif stream is None:
             stream = await trio.open_tcp_stream(**options)
         if route.ssl is not None:
-            stream = await _secure(stream, route.ssl, route.server_hostname)
+            stream = await start_tls(stream, route.ssl, route.server_hostname)
         is_connected = True
     except (trio.BrokenResourceError, OSError) as error:
         # What lies behind says more: the certificate is not good, say, or nobody listens at any of the addresses.
@@ -57,14 +57,3 @@ async def _open_tunnel(stream: trio.abc.Stream, tunnel: Tunnel) -> None:
         tunnel.receive_eof(os_error(error))
     if tunnel.error is not None:
         raise tunnel.error
-
-
-async def _secure(stream: trio.abc.Stream, context: ssl_module.SSLContext, host: str) -> trio.abc.Stream:
-    secured = trio.SSLStream(stream, context, server_hostname=host)
-    try:
-        await secured.do_handshake()
-    except trio.BrokenResourceError as error:
-        if os_error(error) is None:
-            raise ConnectionResetError("the connection ended during the TLS handshake") from None
-        raise
-    return secured

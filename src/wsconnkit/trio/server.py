@@ -22,7 +22,7 @@ from wsconnkit.service.serveoptions import ManagerArguments, ManagerOptions, Ser
 from wsconnkit.trio.connection import Connection
 from wsconnkit.trio.context import NurseryContext
 from wsconnkit.trio.runtime import Runtime
-from wsconnkit.trio.transport import Transport, drop
+from wsconnkit.trio.transport import Transport, addresses, drop
 
 _protected = trio.lowlevel.enable_ki_protection
 Handler = Callable[[Connection], Awaitable[object]]
@@ -165,18 +165,13 @@ class _Listening:
         self.sockets: tuple[trio.socket.SocketType, ...] = tuple(sockets)
         self._acceptor = acceptor
         self._ssl = ssl
-        self._securing: set[trio.CancelScope] = set()
-        self._is_closed = False
         self._accepting: list[Task] = [acceptor.runtime.start(self._accept, each) for each in listeners]
 
     def close(self) -> None:
-        """Accept nobody more, and drop who is still busy with TLS."""
-        self._is_closed = True
+        """Accept nobody more."""
         self.sockets = ()
         for task in self._accepting:
             task.cancel()
-        for scope in self._securing:
-            scope.cancel()
 
     async def wait_closed(self) -> None:
         """Return at once: the nursery waits for what is left."""
@@ -188,20 +183,18 @@ class _Listening:
     @trio.lowlevel.enable_ki_protection
     async def _receive(self, stream: trio.abc.Stream) -> None:
         """Carry a client that has just come to its end."""
-        opening = self._acceptor.new_opening()
+        scope = trio.CancelScope()
+        opening = self._acceptor.accept(scope.cancel, addresses(stream)[1])
         is_secured = False
         try:
-            with trio.CancelScope() as scope:
-                self._securing.add(scope)
-                if self._is_closed:
-                    scope.cancel()
+            with scope:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 if self._ssl is not None:
                     stream = await self._secure(stream, self._ssl)
                 is_secured = True
         finally:
-            self._securing.discard(scope)
             if not is_secured:
+                opening.connection_lost(None)
                 await drop(stream)
         if is_secured:
             transport = Transport(stream, opening)
@@ -209,11 +202,10 @@ class _Listening:
             await transport.run()
 
     async def _secure(self, stream: trio.abc.Stream, context: SSLContext) -> trio.abc.Stream:
-        """Return the stream with TLS on it; where that fails or takes too long, the first read tells."""
+        """Return the stream with TLS on it; where that fails, the first read tells."""
         try:
             secured = trio.SSLStream(stream, context, server_side=True)
-            timeout = self._acceptor.manager.config.handshake.timeout
-            with trio.move_on_after(timeout), suppress(trio.BrokenResourceError):
+            with suppress(trio.BrokenResourceError):
                 await secured.do_handshake()
         except Exception as error:  # of a context or a stream that is the application's
             log_server_error("tls_error", error)

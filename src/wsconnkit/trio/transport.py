@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import Callable
 from math import inf
 from typing import Any
@@ -10,13 +9,12 @@ from typing import Any
 import trio
 
 from wsconnkit.managed.transport import TransportProtocol
+from wsconnkit.trio.tls import os_error
 
 MAX_READ = 64 * 1024
 """Bytes that are read at once."""
 _CHUNK = 64 * 1024
 """Bytes that are written at once; after each the protocol is told that the peer has taken them."""
-_TLS_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""How TLS tells that the bytes beneath it have ended; which it is depends on the versions of Python and OpenSSL."""
 _TURNS = 3
 """Times that others have their turn after a read, so that an application has answered what came before the next.
 
@@ -32,7 +30,7 @@ class Transport:
     collects_writes = True
 
     def __init__(self, stream: trio.abc.Stream, protocol: TransportProtocol) -> None:
-        self.local_address, self.remote_address = _addresses(stream)
+        self.local_address, self.remote_address = addresses(stream)
         self._stream = stream
         self._protocol = protocol
         self._nursery: trio.Nursery | None = None
@@ -262,14 +260,7 @@ async def drop(stream: trio.abc.Stream) -> None:
         await trio.aclose_forcefully(stream)
 
 
-def os_error(error: trio.BrokenResourceError | trio.ClosedResourceError) -> OSError | None:
-    """Return what the operating system said of a stream that broke, None for an end without an error."""
-    cause = error.__cause__
-    # A peer that ends TLS without saying so is common, and ends the connection as any other end does.
-    return cause if isinstance(cause, OSError) and not isinstance(cause, _TLS_ENDS) else None
-
-
-def _addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
+def addresses(stream: trio.abc.Stream) -> tuple[Any, Any]:
     """Return our address and the peer's, None each where the stream is over no socket."""
     inner: object = stream
     while isinstance(inner, trio.SSLStream):
