@@ -106,7 +106,7 @@ def transport_of(ws: Connection) -> asyncio.Transport:
     """Return asyncio's own transport of a connection that has not ended."""
     transport = ws._pump.transport
     assert isinstance(transport, Transport)
-    return transport._transport
+    return transport._given
 
 
 def info(ws: Connection) -> CloseInfo:

@@ -10,6 +10,7 @@ from wsconnkit.asyncio.tls import ended_within_tls, start_tls, tls_timeouts
 from wsconnkit.asyncio.transport import Transport
 from wsconnkit.managed.client import Route
 from wsconnkit.managed.opening import OpeningHandshake
+from wsconnkit.managed.transport import TLS_ENDS
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidProxy
 from wsconnkit.protocol.proxy import Proxy, Tunnel
@@ -26,6 +27,8 @@ async def dial(opening: OpeningHandshake, route: Route, options: dict[str, Any])
             await _dial_directly(opening, route, tls, options)
         else:
             await _dial_through(route.proxy, opening, route, tls, options)
+    except TLS_ENDS:
+        raise ended_within_tls() from None
     except ConnectionResetError as error:
         if error.args:
             raise

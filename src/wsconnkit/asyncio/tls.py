@@ -10,6 +10,81 @@ from typing import Any, cast
 from wsconnkit.protocol.config import ConnectionConfig
 
 
+class TLSTransport:
+    """A transport with TLS whose state changes in turns of its own, and which is called no more when it is to end.
+
+    asyncio and uvloop read on while they shut TLS down. Whoever ends the transport within what they call then has ended
+    it before them, of which they complain at length ("cannot switch state from UNWRAPPED to SHUTDOWN").
+    """
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self._call_soon = asyncio.get_running_loop().call_soon
+        self._is_ending = False
+        self._is_aborted = False
+        self._is_reading = True
+        self._is_resuming = False
+        self.get_extra_info = transport.get_extra_info
+        self.can_write_eof = transport.can_write_eof
+
+    def is_closing(self) -> bool:
+        """It has ended, or is about to."""
+        return self._is_ending or self._is_lost() or self._transport.is_closing()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Write `data`, unless it ends."""
+        if not self.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """End behind what was written."""
+        if not self._is_ending:
+            self._is_ending = True
+            self._call_soon(self._transport.close)
+
+    def abort(self) -> None:
+        """End at once."""
+        if not self._is_aborted:
+            self._is_ending = self._is_aborted = True
+            self._call_soon(self._transport.abort)
+
+    def pause_reading(self) -> None:
+        """Read no more."""
+        self._is_reading = False
+        if not self._is_lost():
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read again."""
+        self._is_reading = True
+        if not self._is_resuming:
+            self._is_resuming = True
+            self._call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._is_resuming = False
+        if self._is_reading and not self.is_closing():
+            self._transport.resume_reading()
+
+    def set_write_buffer_limits(self, high: int, low: int) -> None:
+        """As of any transport."""
+        if not self._is_lost():
+            self._transport.set_write_buffer_limits(high=high, low=low)
+
+    def get_write_buffer_size(self) -> int:
+        """As of any transport."""
+        return 0 if self._is_lost() else self._transport.get_write_buffer_size()
+
+    def _is_lost(self) -> bool:
+        """Tell what a transport before Python 3.11 denies until it tells of the end, and raises for meanwhile."""
+        if sys.version_info < (3, 11):
+            try:
+                self._transport.is_reading()
+            except RuntimeError:
+                return True
+        return False
+
+
 def tls_timeouts(config: ConnectionConfig) -> dict[str, float]:
     """Return the timeouts of TLS that asyncio takes as keyword arguments."""
     timeouts = {"ssl_handshake_timeout": config.handshake.timeout}

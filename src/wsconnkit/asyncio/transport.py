@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import sys
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from typing import Any, cast
 
+from wsconnkit.asyncio.tls import TLSTransport
 from wsconnkit.managed.opening import OpeningHandshake
-from wsconnkit.managed.transport import TransportProtocol
+from wsconnkit.managed.transport import TLS_ENDS, TransportProtocol
 
 _LINGER = 0.1
 """Seconds that a released transport may take to write what it still holds."""
@@ -23,33 +23,6 @@ _MOST_UNSENT = 64 * 1024
 Without that it takes megabytes, and then nothing before a third of them has gone, which tells us of a peer that reads
 slowly no more than of one that reads nothing.
 """
-
-
-class _OldTls:
-    """A TLS transport before Python 3.11, which denies that it was lost until it tells, and raises meanwhile."""
-
-    def __init__(self, transport: asyncio.Transport) -> None:
-        self._transport = transport
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._transport, name)
-
-    def is_closing(self) -> bool:
-        return self._is_lost() or self._transport.is_closing()
-
-    def get_write_buffer_size(self) -> int:
-        return 0 if self._is_lost() else self._transport.get_write_buffer_size()
-
-    def pause_reading(self) -> None:
-        if not self._is_lost():
-            self._transport.pause_reading()
-
-    def _is_lost(self) -> bool:
-        try:
-            self._transport.is_reading()
-        except RuntimeError:
-            return True
-        return False
 
 
 class Transport(asyncio.Protocol):
@@ -66,7 +39,8 @@ class Transport(asyncio.Protocol):
         self._before: asyncio.BaseProtocol | None = None
         """The protocol that a transport had that was taken over."""
         self._loop = asyncio.get_running_loop()
-        self._transport: asyncio.Transport
+        self._given: asyncio.Transport
+        self._transport: asyncio.Transport | TLSTransport
         self._is_live = False
         self._early: list[Callable[[], object]] | None = []
         """What has come with the end of the TLS handshake, until we begin."""
@@ -146,26 +120,26 @@ class Transport(asyncio.Protocol):
             transport.resume_reading()
 
     def _begin(self, transport: asyncio.Transport) -> None:
-        if sys.version_info < (3, 11) and transport.get_extra_info("ssl_object") is not None:
-            transport = cast(asyncio.Transport, _OldTls(transport))
-        self._transport = transport
+        self._given = transport
+        has_tls = transport.get_extra_info("ssl_object") is not None
+        self._transport = call = TLSTransport(transport) if has_tls else transport
         self._is_live = True
         self.local_address = transport.get_extra_info("sockname")
         self.remote_address = transport.get_extra_info("peername")
         # What is not called through a layer of ours.
-        self.is_closing: Callable[[], bool] = transport.is_closing
-        self.pause_reading = transport.pause_reading
-        self.resume_reading = transport.resume_reading
+        self.is_closing: Callable[[], bool] = call.is_closing
+        self.pause_reading = call.pause_reading
+        self.resume_reading = call.resume_reading
         self.call_soon = self._loop.call_soon
-        self.abort = transport.abort
-        self.write_at_once = transport.write
+        self.abort = call.abort
+        self.write_at_once = call.write
 
     def set_protocol(self, protocol: TransportProtocol) -> None:
         """Call `protocol` from now on."""
         self._protocol = protocol
         self.data_received = protocol.data_received  # type: ignore[method-assign] # no layer of ours between
-        self._transport.set_protocol(self)  # uvloop keeps what it has looked up
-        _tune(self._transport)
+        self._given.set_protocol(self)  # uvloop keeps what it has looked up
+        _tune(self._given)
 
     def set_write_buffer_limits(self, high: int) -> None:
         """Pause the protocol when more than `high` bytes are unwritten; resume it when all have left."""
@@ -212,7 +186,7 @@ class Transport(asyncio.Protocol):
             self._transport.close()
             return
         try:
-            self._transport.write_eof()
+            self._given.write_eof()
         except OSError:  # the peer has gone, of which the event loop will tell
             self._transport.abort()
 
@@ -233,11 +207,12 @@ class Transport(asyncio.Protocol):
         self._rest_size = 0
         if self._linger is not None:
             self._linger.cancel()
+        error = exc if isinstance(exc, OSError) and not isinstance(exc, TLS_ENDS) else None
         try:
-            self._protocol.connection_lost(exc if isinstance(exc, OSError) else None)
+            self._protocol.connection_lost(error)
         finally:
             # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
-            self._transport.abort()
+            self._given.abort()
 
     def _write_pieces(self) -> None:
         while self._rest and not self._is_full:

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from ssl import SSLEOFError, SSLSyscallError, SSLZeroReturnError
 from typing import Any, Protocol
+
+TLS_ENDS = (SSLEOFError, SSLZeroReturnError, SSLSyscallError)
+"""How TLS tells that the bytes beneath it have ended; which it is depends on the versions of Python and OpenSSL."""
 
 
 class TransportProtocol(Protocol):

@@ -6,8 +6,7 @@ import ssl
 
 import trio
 
-_TLS_ENDS = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-"""How TLS tells that the bytes beneath it have ended; which it is depends on the versions of Python and OpenSSL."""
+from wsconnkit.managed.transport import TLS_ENDS
 
 
 async def start_tls(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
@@ -26,4 +25,4 @@ def os_error(error: trio.BrokenResourceError | trio.ClosedResourceError) -> OSEr
     """Return what the operating system said of a stream that broke, None for an end without an error."""
     cause = error.__cause__
     # A peer that ends TLS without saying so is common, and ends the connection as any other end does.
-    return cause if isinstance(cause, OSError) and not isinstance(cause, _TLS_ENDS) else None
+    return cause if isinstance(cause, OSError) and not isinstance(cause, TLS_ENDS) else None
