@@ -29,6 +29,7 @@ from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.service.log import (
     ConnectionLog,
+    Seldom,
     log_auth_failed,
     log_auth_limited,
     log_draining,
@@ -282,6 +283,11 @@ def test_an_error_comes_with_its_exception(call: Callable[[ConnectionLog], None]
         call(ConnectionLog("c1", secrets=[TOKEN]))
     assert records[0].exc_info is not None
     assert str(records[0].exc_info[1]) == "no"
+
+
+def test_of_many_things_a_line_tells_at_once_and_then_every_ten_seconds() -> None:
+    seldom = Seldom()
+    assert [seldom.count(now) for now in (5.0, 5.0, 14.9, 15.0, 15.1, 90.0, 90.0)] == [1, 0, 0, 3, 0, 2, 0]
 
 
 def test_lines_of_the_server_say_what_they_are_about() -> None:

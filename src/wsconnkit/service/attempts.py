@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from wsconnkit.machines.ratelimit import TokenBuckets
 from wsconnkit.service.admission import AdmissionConfig
-from wsconnkit.service.log import log_auth_limited
+from wsconnkit.service.log import Seldom, log_auth_limited
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, TooManyFailures
 from wsconnkit.service.serverstats import ServerStats
-
-_TOLD_EVERY = 10.0
-"""Seconds between lines of the log, each of which tells of all refusals since the one before."""
 
 
 class Attempts:
@@ -26,8 +21,7 @@ class Attempts:
         self._stats = stats
         # Apart from those of upgrades, which a flood from everywhere would make us forget.
         self._failures = TokenBuckets(config.max_keys)
-        self._untold = 0
-        self._tell_at = -inf
+        self._seldom = Seldom()
 
     def check(self, ip: str | None, now: float) -> None:
         """Raise TooManyFailures, and count that, when a token from `ip` is not to be looked at."""
@@ -37,11 +31,8 @@ class Attempts:
         if not wait:
             return
         self._stats.on_limited("auth")
-        self._untold += 1
-        if now >= self._tell_at:
-            log_auth_limited(self._untold, ip, wait)
-            self._untold = 0
-            self._tell_at = now + _TOLD_EVERY
+        if count := self._seldom.count(now):
+            log_auth_limited(count, ip, wait)
         raise TooManyFailures(wait)
 
     def on_failure(self, ip: str | None, error: AuthenticationError, now: float) -> None:

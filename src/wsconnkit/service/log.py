@@ -6,6 +6,7 @@ import logging
 import traceback
 from collections import deque
 from collections.abc import Iterable
+from math import inf
 from typing import Any
 
 from wsconnkit.protocol.events import (
@@ -25,6 +26,27 @@ _client = logging.getLogger("wsconnkit.client")
 
 _MAX_SECRETS = 16
 """The latest tokens in messages that a connection keeps out of its lines."""
+
+
+_SELDOM = 10.0
+"""Seconds between lines that tell of many things of a kind."""
+
+
+class Seldom:
+    """Says when a line is due that tells of many: at once for the first, then in turns of ten seconds for all since."""
+
+    def __init__(self) -> None:
+        self._untold = 0
+        self._due_at = -inf
+
+    def count(self, now: float) -> int:
+        """Count one more; return how many a line is to tell of now, 0 for no line."""
+        self._untold += 1
+        if now < self._due_at:
+            return 0
+        told, self._untold = self._untold, 0
+        self._due_at = now + _SELDOM
+        return told
 
 
 class ConnectionLog:

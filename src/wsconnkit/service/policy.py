@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from math import ceil, inf
+from math import ceil
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from wsconnkit.protocol.http import Headers, Response
@@ -12,7 +12,14 @@ from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
 from wsconnkit.service.attempts import Attempts
 from wsconnkit.service.handshakes import Handshakes, Surplus
 from wsconnkit.service.hosts import AllowedHosts
-from wsconnkit.service.log import ConnectionLog, log_auth_failed, log_handshakes_dropped, log_refused, log_server_error
+from wsconnkit.service.log import (
+    ConnectionLog,
+    Seldom,
+    log_auth_failed,
+    log_handshakes_dropped,
+    log_refused,
+    log_server_error,
+)
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysUnavailable, Principal, TooManyFailures
 from wsconnkit.service.proxies import TrustedProxies, network_key
@@ -45,10 +52,6 @@ _FAILURES = {
 }
 # What a handshake answers by itself.
 _BY_STATUS = {404: Refused.PATH, 503: Refused.UNAVAILABLE}
-
-
-_DROPS_TOLD_EVERY = 10.0
-"""Seconds between lines of the log that tell how many handshakes were ended for newer ones."""
 
 
 class PendingUpgrade(NamedTuple):
@@ -104,9 +107,7 @@ class ServerPolicy(Generic[C]):
         self._reauthenticate = reauthenticate
         self.handshakes: Handshakes[Any] = Handshakes(self._admission.config)
         """Those under way, of all listeners together."""
-        self._dropped = 0
-        """Handshakes that were ended for newer ones, of which no line tells yet."""
-        self._tell_dropped_at = -inf
+        self._dropped = Seldom()
         self.connections: Registry[C] = Registry()
         self.stats = ServerStats()
         self.attempts = Attempts(config, self.stats)
@@ -137,11 +138,8 @@ class ServerPolicy(Generic[C]):
     def on_handshake_dropped(self, surplus: Surplus, *, now: float) -> None:
         """Take note that a handshake was ended for a newer one; a line of the log tells of many."""
         self.stats.on_handshake_dropped(surplus.cap)
-        self._dropped += 1
-        if now >= self._tell_dropped_at:
-            log_handshakes_dropped(self._dropped, surplus.cap, surplus.ip)
-            self._dropped = 0
-            self._tell_dropped_at = now + _DROPS_TOLD_EVERY
+        if count := self._dropped.count(now):
+            log_handshakes_dropped(count, surplus.cap, surplus.ip)
 
     def misdirected(self, request: HTTPRequest) -> Response | None:
         """Return the response to a request for a page of the application for another host; it is not counted."""
