@@ -30,13 +30,13 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     response = web.StreamResponse(status=101, headers=dict(agreement.headers))
     early = Collector()
     request.protocol.set_parser(cast(Any, early))
-    await response.prepare(request)
-    if request.transport is not None:  # else the client has left
-        ws = attach(request.transport, upgrade, agreement, config=config, trailing_data=early.data)
-        with suppress(ConnectionClosed):
+    with suppress(ConnectionResetError, ConnectionClosed):  # the client has left
+        await response.prepare(request)
+        if request.transport is not None:
+            ws = attach(request.transport, upgrade, agreement, config=config, trailing_data=early.data)
             async for message in ws:
                 await ws.send(message)
-        await ws.close()
+            await ws.close()
     return response
 
 

@@ -57,9 +57,9 @@ async def websocket(request: web.Request) -> web.StreamResponse:
     early = Collector()
     request.protocol.set_parser(cast(Any, early))
     try:
-        await response.prepare(request)
-        if request.transport is not None:  # else the client has left
-            with suppress(ConnectionClosed):
+        with suppress(ConnectionResetError, ConnectionClosed):  # the client has left
+            await response.prepare(request)
+            if request.transport is not None:
                 async with manager.attach(request.transport, admitted, early.data) as ws:
                     await talk(ws)
     finally:

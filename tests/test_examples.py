@@ -100,11 +100,12 @@ def test_the_managed_server_answers_logs_and_drains(monkeypatch: pytest.MonkeyPa
     ]
 
 
-def test_the_managed_aiohttp_application_answers_shows_metrics_and_drains(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("example", ["managed_aiohttp.py", "managed_trio.py"])
+def test_the_embedding_servers_answer_show_metrics_and_drain(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
     secret = secrets.token_hex(32)
     monkeypatch.setenv("JWT_SECRET", secret)
     port = free_port()
-    command = [sys.executable, "-W", "error", "-c", source("managed_aiohttp.py", port)]
+    command = [sys.executable, "-W", "error", "-c", source(example, port)]
 
     async def talk(server: subprocess.Popen[str]) -> CloseInfo | None:
         token = jwt.encode({"sub": "alice", "exp": time.time() + 300}, secret)
@@ -130,6 +131,42 @@ def test_the_managed_aiohttp_application_answers_shows_metrics_and_drains(monkey
     assert (close_info.code, close_info.reason) == (1012, "server shutdown")
     assert (server.returncode, stderr) == (0, "auth_failed\n")
     assert re.fullmatch(r"drained 1 connection in \d\.\d s: 1 closed", stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("example", ["managed_aiohttp.py", "managed_trio.py"])
+def test_clients_that_leave_before_the_answer_are_no_error(example: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = secrets.token_hex(32)
+    monkeypatch.setenv("JWT_SECRET", secret)
+    port = free_port()
+    command = [sys.executable, "-W", "error", "-c", source(example, port)]
+
+    def token(subject: str) -> str:
+        return jwt.encode({"sub": subject, "exp": time.time() + 300}, secret)
+
+    def leave() -> None:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(
+                b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n"
+                b"Authorization: Bearer %b\r\n\r\n" % token("bob").encode()
+            )
+
+    async def stay() -> None:
+        async with connect(f"ws://127.0.0.1:{port}/ws", token=token("alice")) as ws:
+            await ws.send("hello")
+            assert await ws.recv() == "alice: 'hello'"
+
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        try:
+            wait_for(server, port)
+            for _ in range(5):
+                leave()
+            asyncio.run(stay())  # is let in after them
+            server.send_signal(signal.SIGTERM)
+            _, stderr = server.communicate()
+        finally:
+            server.kill()
+    assert (server.returncode, stderr) == (0, "")
 
 
 def test_the_reconnecting_client_waits_for_its_server() -> None:
