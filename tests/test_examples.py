@@ -211,6 +211,13 @@ def test_two_connections_live_in_memory() -> None:
     assert close_info.startswith("1001 (going away) 'connection timeout', begun by us, cause heartbeat")
 
 
+def test_a_chat_is_tested_in_memory() -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / "chat_in_memory.py")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.splitlines()) == (0, ["{'members': 2}", "hello", "heartbeat True", "1"])
+    assert {line.split()[0] for line in done.stderr.splitlines()} == {"heartbeat_missed"}
+
+
 def test_the_pages_show_the_examples_as_they_are() -> None:
     script = ROOT / "scripts" / "quote_examples.py"
     check = subprocess.run([sys.executable, str(script), "--check"], capture_output=True, text=True, check=False)
