@@ -56,6 +56,11 @@ def test_every_origin_is_allowed_where_all_are(origins: list[str]) -> None:
         "http://[::1]:8080",
         "http://[0:0:0:0:0:0:0:1]:8080",
         "capacitor://localhost",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "app://.",
+        "app://obsidian.md",
+        "file://",
+        "FILE://",
         "https://xn--bcher-kva.example",
     ],
 )
@@ -65,6 +70,10 @@ def test_a_listed_origin_is_allowed_however_it_is_written(origin: str) -> None:
         "http://LocalHost:3000",
         "http://[::01]:8080",
         "capacitor://localhost",
+        "chrome-extension://abcdefghijklmnopabcdefghijklmnop",
+        "app://.",
+        "app://obsidian.md",
+        "file://",
         "https://xn--bcher-kva.example",
     ]
     assert Origins(listed).allows(request(origin))
@@ -81,6 +90,7 @@ def test_a_listed_origin_is_allowed_however_it_is_written(origin: str) -> None:
         "https://app.example.evil.example",
         "https://evil.example",
         "null",
+        "file://",
     ],
 )
 def test_an_origin_that_is_not_listed_is_not_allowed(origin: str) -> None:
@@ -122,6 +132,8 @@ def test_the_own_host_is_allowed_without_being_listed(origin: str, host: str) ->
         ("chrome-extension://chat.example", "chat.example:443"),
         ("null", "null"),
         ("null", ""),
+        ("file://", ""),
+        ("file://", "file"),
     ],
 )
 def test_another_host_or_port_than_our_own_is_not_allowed(origin: str, host: str) -> None:
@@ -161,7 +173,14 @@ MALFORMED = [
     "https:app.example",
     "https:/app.example",
     "https://",
+    "WSS://",
     "https://:443",
+    "file",
+    "file:",
+    "file:/",
+    "file:///",
+    "file:///android_asset/www",
+    "file://:80",
     "https://app.example/",
     "https://app.example/path",
     "https://app.example?query",
@@ -197,7 +216,6 @@ MALFORMED = [
     "Null",
     "NULL",
     "null ",
-    "null://",
 ]
 
 
@@ -214,7 +232,7 @@ def test_an_entry_that_is_no_origin_is_refused_with_what_to_write(entry: Any) ->
     with pytest.raises(ValueError, match="is no origin; write 'scheme://host' or 'scheme://host:port'") as caught:
         Origins(["https://fine.example", entry])
     assert str(caught.value).startswith(f"{entry!r} is no origin")
-    assert "or 'null'; to accept every origin, give None in place of the list" in str(caught.value)
+    assert "'file://' or 'null'; to accept every origin, give None in place of the list" in str(caught.value)
 
 
 def test_a_single_string_in_place_of_the_list_is_refused_with_what_to_write() -> None:
@@ -229,6 +247,16 @@ def test_null_is_allowed_only_where_it_is_listed() -> None:
     assert Origins(["null"]).allows(request("null"))
     assert not Origins(["https://app.example"]).allows(request("null"))
     assert not Origins().allows(request("null"))
+
+
+def test_a_page_without_a_host_is_allowed_only_where_its_scheme_is_listed() -> None:
+    assert not Origins(["null", "app://."]).allows(request("file://"))
+    assert not Origins(["file://"]).allows(request("null"))
+    assert not Origins(["file://"]).allows(request("file://evil.example"))
+    assert not Origins(["file://evil.example"]).allows(request("file://"))
+    # A scheme of that name is not what browsers say of pages in a sandbox.
+    assert not Origins(["null"]).allows(request("null://"))
+    assert not Origins(["null://"]).allows(request("null"))
 
 
 def test_several_origins_are_not_allowed_even_if_each_alone_would_be() -> None:

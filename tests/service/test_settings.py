@@ -124,7 +124,7 @@ def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> 
         DRAIN_GRACE="1250",
         LOG_LEVEL="debug",
         LOG_FORMAT="Text",
-        ALLOWED_ORIGINS="https://example.org, http://localhost:8080 ,null",
+        ALLOWED_ORIGINS="https://example.org, http://localhost:8080 ,file://,null",
         ALLOWED_HOSTS="chat.example,*.example.org , [::1]",
         TRUSTED_PROXIES="10.0.0.0/8, ::1,unix",
     )
@@ -138,7 +138,7 @@ def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> 
         close=CloseConfig(timeout=0.001),
         idle_timeout=2.5,
     )
-    assert settings.origins == ("https://example.org", "http://localhost:8080", "null")
+    assert settings.origins == ("https://example.org", "http://localhost:8080", "file://", "null")
     assert settings.allowed_hosts == ("chat.example", "*.example.org", "[::1]")
     assert settings.trusted_proxies == ("10.0.0.0/8", "::1", "unix")
     forwarded = Headers([("X-Forwarded-For", "192.0.2.7")])
@@ -284,7 +284,7 @@ def test_integers_are_taken_within_their_bounds_only(name: str, bounds: tuple[in
         (
             "ALLOWED_ORIGINS",
             "https://example.org,*",
-            "origins such as 'https://example.org', or 'null', separated by commas; '*' is none",
+            "origins such as 'https://example.org', 'file://' or 'null', separated by commas; '*' is none",
         ),
         (
             "ALLOWED_HOSTS",

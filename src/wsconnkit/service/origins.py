@@ -19,13 +19,14 @@ class _Origin(NamedTuple):
     port: int | None
 
 
-_NULL = _Origin("null", "", None)  # what pages in a sandbox or a file have
+_NULL = _Origin("", "", None)  # what pages in a sandbox, and in some browsers those from a file, have
 
 
 class Origins:
     """The origins that are accepted besides the host's own; None accepts every origin.
 
-    allowed: entries `scheme://host` or `scheme://host:port` as browsers send them, or `null`.
+    allowed: entries `scheme://host` or `scheme://host:port` as browsers send them, `null`, or a scheme alone where
+        its pages have no host: `file://`, which WebViews send.
     Raises ValueError for any other entry.
     """
 
@@ -61,7 +62,8 @@ def _checked(entry: object) -> _Origin:
     if origin is None:
         raise ValueError(
             f"{entry!r} is no origin; write 'scheme://host' or 'scheme://host:port' without a path or a last slash "
-            "(a name beyond ASCII in its xn-- form), or 'null'; to accept every origin, give None in place of the list"
+            "(a name beyond ASCII in its xn-- form), 'file://' or 'null'; "
+            "to accept every origin, give None in place of the list"
         )
     return origin
 
@@ -69,9 +71,14 @@ def _checked(entry: object) -> _Origin:
 def _parse(text: str) -> _Origin | None:
     if text == "null":
         return _NULL
-    scheme, _, authority = text.partition("://")
-    place = _place(authority, port_of=scheme.lower())
-    return _Origin(scheme.lower(), *place) if place is not None and _SCHEME.fullmatch(scheme) else None
+    scheme, separator, authority = text.partition("://")
+    if not _SCHEME.fullmatch(scheme):
+        return None
+    scheme = scheme.lower()
+    if separator and not authority and scheme not in _DEFAULT_PORTS:
+        return _Origin(scheme, "", None)
+    place = _place(authority, port_of=scheme)
+    return None if place is None else _Origin(scheme, *place)
 
 
 def _place(authority: str, *, port_of: str) -> tuple[str, int | None] | None:

@@ -147,7 +147,7 @@ def _list_of(what: str, check: Callable[[list[str]], object]) -> Callable[[str],
     return parse
 
 
-_origins = _list_of("origins such as 'https://example.org', or 'null'", Origins)
+_origins = _list_of("origins such as 'https://example.org', 'file://' or 'null'", Origins)
 _hosts = _list_of("hosts such as 'example.org' or '*.example.org', without a port", AllowedHosts)
 _networks = _list_of(
     "addresses, networks such as '10.0.0.0/8' with no bits set behind the prefix, or 'unix'", TrustedProxies
