@@ -155,7 +155,7 @@ def test_messages_pass_through_a_proxy(
                 assert ws.close_info is not None
                 assert ws.close_info.clean
         target = f"example.test:{port_of(uri)}"
-        assert proxy.requests == [(target, {"Host": target})]
+        assert proxy.requests == [(target, {"Host": target, "User-Agent": "wsconnkit"})]
 
     run(main())
 

@@ -133,7 +133,7 @@ def assert_whole(got: Got, case: Case) -> None:
     assert got.body.endswith(b"}\n")
     assert got.headers.get("Content-Type") == "application/json"
     assert got.headers.get("Content-Length") == str(len(got.body))
-    assert got.headers.get("Connection") == "close"
+    assert got.headers.get("Connection") == ("close, Upgrade" if got.status == 426 else "close")
     for name, value in case.answers.items():
         assert got.headers.get(name) == value
     assert ("Retry-After" in got.headers) == (case.status in (429, 503))

@@ -53,6 +53,10 @@ NO_URIS = [
     "http:",
     "http:/ws",
     "http:///ws",
+    "http://:80/ws",  # no host (RFC 9110, section 4.2.1)
+    "http://alice@example.org/ws",  # a user (RFC 9110, section 4.2.4)
+    "WSS://alice:s3cret@example.org/ws",
+    "http://example.org:port/ws",
     "ws:ws",
     # A fragment is never sent (RFC 9112, section 3.2; RFC 6455, section 3).
     "/#",

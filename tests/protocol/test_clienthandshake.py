@@ -45,6 +45,7 @@ def test_client_sends_the_example_of_the_rfc_at_once() -> None:
         "Connection: Upgrade\r\n"
         f"Sec-WebSocket-Key: {KEY}\r\n"
         "Sec-WebSocket-Version: 13\r\n"
+        "User-Agent: wsconnkit\r\n"
         "\r\n"
     )
     assert handshake.data_to_send() == b""

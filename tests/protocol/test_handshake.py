@@ -208,8 +208,10 @@ def test_a_head_over_the_limit_is_refused_however_it_arrives(extra: int, chunk: 
 @pytest.mark.parametrize(
     ("target", "headers", "status"),
     [
-        (1000, 0, 431),  # a head that is too long is never read further, so it comes first
-        (1000, 20, 431),
+        (1000, 0, 414),  # a line longer than a whole head may be is a target that is too long
+        (1000, 20, 414),
+        (386, 0, 431),  # else a head that is too long is never read further, so it comes first
+        (388, 0, 414),
         (101, 50, 431),
         (101, 4, 414),  # then the target, which comes before the headers
         (101, 0, 414),

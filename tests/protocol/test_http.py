@@ -33,6 +33,13 @@ def test_headers_are_found_without_regard_to_case() -> None:
     assert 1 not in headers
 
 
+def test_headers_without_a_name_are_the_others_in_their_order() -> None:
+    headers = Headers([("A", "1"), ("B", "2"), ("a", "3"), ("C", "4")])
+    assert list(headers.without("a")) == [("B", "2"), ("C", "4")]
+    assert list(headers.without("D")) == list(headers)
+    assert len(headers) == 4
+
+
 def test_absent_headers_are_none_and_empty_lists_and_differ_from_empty_ones() -> None:
     headers = Headers([("X-Empty", "")])
     assert headers.get("X-None") is None

@@ -142,7 +142,7 @@ def test_a_socks_proxy_alone_is_an_error_that_says_what_to_do() -> None:
 
 def test_the_request_names_the_server_and_its_port() -> None:
     assert Tunnel(PROXY, "example.org", 443).data_to_send() == (
-        b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\n\r\n"
+        b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org:443\r\nUser-Agent: wsconnkit\r\n\r\n"
     )
     assert authority("::1", 80) == "[::1]:80"
 

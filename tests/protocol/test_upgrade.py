@@ -70,6 +70,7 @@ def test_ask_for_the_example_of_the_rfc() -> None:
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Key", KEY),
         ("Sec-WebSocket-Version", "13"),
+        ("User-Agent", "wsconnkit"),
     ]
 
 
@@ -102,12 +103,20 @@ def test_ask_with_the_credentials_of_the_uri(userinfo: str, credentials: bytes) 
     assert asked.headers.get("Host") == "example.org"
 
 
-def test_headers_that_are_given_replace_host_and_authorization() -> None:
-    given_headers = [("X-A", "1"), ("X-A", "2"), ("host", "other.example"), ("AUTHORIZATION", "Bearer token")]
+def test_headers_that_are_given_replace_ours() -> None:
+    given_headers = [
+        ("X-A", "1"),
+        ("X-A", "2"),
+        ("host", "other.example"),
+        ("AUTHORIZATION", "Bearer token"),
+        ("user-agent", "a/1"),
+    ]
     asked = ask(parse_uri("ws://alice:s3cret@example.org/"), PLAIN, KEY, headers=given_headers)
     assert asked.headers.get_all("X-A") == ["1", "2"]
+    assert next(iter(asked.headers)) == ("Host", "other.example")
     assert asked.headers.get_all("Host") == ["other.example"]
     assert asked.headers.get_all("Authorization") == ["Bearer token"]
+    assert asked.headers.get_all("User-Agent") == ["a/1"]
 
 
 @pytest.mark.parametrize("name", RESERVED)
@@ -193,8 +202,13 @@ def test_check_upgrade_works_for_servers_that_parse_http_themselves() -> None:
     ("version", "status"),
     [
         ("1.1", None),
-        # An Upgrade is HTTP/1.1's: HTTP/2 has no such header (RFC 9113, section 8.2.2).
-        *((version, 505) for version in ("1.0", "0.9", "1", "1.2", "1.10", "1.1 ", "HTTP/1.1", "2", "2.0", "3", "")),
+        # A higher minor version is taken for the highest that one knows (RFC 9110, section 2.5).
+        ("1.2", None),
+        ("1.9", None),
+        # In HTTP/1.0 an Upgrade is ignored (RFC 9110, section 7.8).
+        ("1.0", 426),
+        # HTTP/2 has no such header (RFC 9113, section 8.2.2).
+        *((version, 505) for version in ("0.9", "1", "1.10", "1.1 ", "HTTP/1.1", "2", "2.0", "3", "")),
     ],
 )
 def test_check_upgrade_needs_http_1_1(version: str, status: int | None) -> None:
@@ -215,11 +229,10 @@ def test_check_upgrade_needs_http_1_1(version: str, status: int | None) -> None:
         ("ws://example.org:8080/a/b", "/a/b"),
         ("http://example.org", "/"),
         ("http://example.org?x", "/"),
-        ("http://example.org:port/a", "/a"),
         ("HTTP://example.org/a", "/a"),
         ("https://example.org/a?b", "/a"),
         ("wss://example.org?x", "/"),
-        ("WSS://alice@example.org/a//b", "/a//b"),
+        ("WSS://[2001:db8::1]:/a//b", "/a//b"),
     ],
 )
 def test_path_is_the_target_without_query_and_authority(target: str, path: str) -> None:
@@ -343,9 +356,11 @@ def test_check_request_lets_upgrades_to_its_path_through(
 @pytest.mark.parametrize("target", ["/ws", "/healthz?x=1", "http://example.org/ws"])
 @pytest.mark.parametrize(("method", "version"), [("GET", "1.1"), ("POST", "1.1"), ("HEAD", "1.0")])
 def test_check_request_lets_other_requests_through_where_it_is_told_to(method: str, version: str, target: str) -> None:
-    headers = Headers({"Upgrade": "h2c", "X-A": "1"})
+    headers = Headers({"Host": "example.org", "Upgrade": "h2c", "X-A": "1"})
     checked = check_request(method, target, version, headers, path="/ws", http=True)
-    assert checked == HTTPRequest(method, target, headers)
+    assert isinstance(checked, HTTPRequest)
+    assert (checked.method, checked.target) == (method, target)
+    assert (checked.headers.get("Host"), checked.headers.get("X-A")) == ("example.org", "1")
     assert isinstance(check_request(method, target, version, headers, path="/ws", http=False), Response)
 
 
@@ -360,6 +375,63 @@ def test_an_upgrade_that_is_malformed_is_no_other_request() -> None:
     checked = check_request("GET", "/", "1.1", asking(without="Sec-WebSocket-Key"), path=None, http=True)
     assert isinstance(checked, Response)
     assert checked.status == 400
+
+
+def passed(method: str, target: str, version: str, headers: Headers) -> UpgradeRequest | HTTPRequest | Response:
+    return check_request(method, target, version, headers, path=None, http=True)
+
+
+@pytest.mark.parametrize(
+    "host", ["", "example.org", "example.org:", "example.org:80", "127.0.0.1", "[::1]:8080", "a_b"]
+)
+def test_check_request_takes_a_host_with_or_without_a_port(host: str) -> None:
+    assert isinstance(passed("GET", "/", "1.1", asking(("Host", host), without="Host")), UpgradeRequest)
+    assert isinstance(passed("GET", "/", "1.1", Headers({"Host": host})), HTTPRequest)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["a b", "alice@example.org", "http://a", "a/b", "a:b", ":80", "[::1", "::1", "a\x00", "\xe9", "a?", "a#b"],
+)
+@pytest.mark.parametrize("target", ["/", "http://example.org/"])
+def test_check_request_refuses_a_host_that_is_none(host: str, target: str) -> None:
+    for headers in (asking(("Host", host), without="Host"), Headers({"Host": host})):
+        checked = passed("GET", target, "1.1", headers)
+        assert isinstance(checked, Response)
+        assert (checked.status, json.loads(checked.body)["error"]) == (400, "Host is no host, with or without a port")
+
+
+def test_the_host_of_an_absolute_target_overrules_the_header() -> None:
+    headers = asking(("Host", "front.example"), ("X-A", "1"), without="Host")
+    for given in (headers, Headers({"Host": "front.example", "X-A": "1"}), Headers({"X-A": "1"})):
+        checked = passed("GET", "http://back.example:81/ws", "1.1", given)
+        assert not isinstance(checked, Response)
+        assert (checked.headers.get_all("Host"), checked.headers.get("X-A")) == (["back.example:81"], "1")
+        assert checked.target == "http://back.example:81/ws"
+
+
+def test_an_upgrade_in_http_1_0_is_a_plain_request() -> None:
+    checked = passed("GET", "/", "1.0", asking())
+    assert isinstance(checked, HTTPRequest)
+    assert "Upgrade" not in checked.headers
+    refused = check_request("GET", "/", "1.0", asking(), path=None, http=False)
+    assert isinstance(refused, Response)
+    assert refused.status == 426
+
+
+@pytest.mark.parametrize(("version", "status"), [("2.0", 505), ("0.9", 505)])
+def test_another_major_version_is_refused_whatever_is_asked_for(version: str, status: int) -> None:
+    for headers in (asking(), Headers({"Host": "a"})):
+        checked = passed("GET", "/", version, headers)
+        assert isinstance(checked, Response)
+        assert checked.status == status
+
+
+@pytest.mark.parametrize("target", ["example.org:443", "/", "http://example.org/"])
+def test_no_tunnel_is_asked_of_the_application(target: str) -> None:
+    checked = passed("CONNECT", target, "1.1", Headers({"Host": "a"}))
+    assert isinstance(checked, Response)
+    assert (checked.status, checked.headers.get("Allow")) == (405, "GET")
 
 
 # What the server answers.
@@ -481,12 +553,13 @@ def test_check_answer_says_what_is_wrong_with_an_answer(headers: Headers, wrong:
     assert check_answer(asked, ConnectionConfig(), "1.1", headers) == wrong
 
 
-@pytest.mark.parametrize("version", ["1.0", "0.9", "1.2", "2.0"])
+@pytest.mark.parametrize("version", ["1.0", "0.9", "1.10", "2.0"])
 def test_check_answer_needs_http_1_1(version: str) -> None:
     # A proxy may have answered that does not know what it switches to, whatever else it says.
     asked = ask(EXAMPLE, PLAIN, KEY)
     for headers in (answering(), answering(("Upgrade", "h2c"))):
         assert check_answer(asked, PLAIN, version, headers) == "it is not HTTP/1.1"
+    assert isinstance(check_answer(asked, PLAIN, "1.2", answering()), Agreement)
 
 
 @pytest.mark.parametrize(

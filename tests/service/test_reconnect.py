@@ -68,7 +68,7 @@ NEVER: list[Exception] = [
 ]
 AGAIN: list[Exception] = [
     *(closed(code) for code in (1001, 1005, 1006, 1011, 1014, 3008)),
-    *(refused(status) for status in (408, 425, 429, 500, 502, 503, 504, 522)),
+    *(refused(status) for status in (408, 425, 429, 500, 502, 503, 504, 522, 599, 600, 999)),
     *(ProxyRefused(Response(status)) for status in (502, 503, 504)),
     HandshakeInterrupted("EOF"),
     TimeoutError("no connection within 10 s"),

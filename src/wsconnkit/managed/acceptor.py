@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -131,7 +132,12 @@ class PendingHandshake(Generic[C]):
         self._manager = manager = acceptor.manager
         self._site = acceptor.site
         self._handshake = ServerHandshake(
-            manager.config, now=self._runtime.now(), path=manager.path, subprotocols=manager.subprotocols, http=True
+            manager.config,
+            now=self._runtime.now(),
+            path=manager.path,
+            subprotocols=manager.subprotocols,
+            http=True,
+            wall_clock=time.time,
         )
         self.opening = OpeningHandshake(
             self._runtime, self._handshake, on_progress=self._on_progress, on_end=self._on_end, abort=abort

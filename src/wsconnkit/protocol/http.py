@@ -42,6 +42,10 @@ class Headers:
     def __repr__(self) -> str:
         return f"<Headers: {', '.join(name for name, _ in self._items)}>"
 
+    def without(self, name: str) -> Headers:
+        """Return the headers that are not called `name`."""
+        return Headers((key, value) for key, value in self._items if key.lower() != name.lower())
+
     def get_all(self, name: str) -> list[str]:
         """Return the values of all headers called `name`."""
         return [value for key, value in self._items if key.lower() == name.lower()]

@@ -17,6 +17,7 @@ import h11
 from wsconnkit.protocol.config import HandshakeLimits
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidProxy, InvalidURI, ProxyRefused
 from wsconnkit.protocol.http import Headers, Response
+from wsconnkit.protocol.upgrade import USER_AGENT
 from wsconnkit.protocol.uri import parse_uri
 
 # RFC 6455, section 4.1: "If multiple proxies are configured, [prefer] the proxy for HTTPS connections".
@@ -116,7 +117,7 @@ class Tunnel:
         self.error: InvalidHandshake | None = None
         """Why there is no way through this proxy."""
         target = authority(host, port)
-        headers = [("Host", target)]
+        headers = [("Host", target), ("User-Agent", USER_AGENT)]
         if proxy.user is not None:
             credentials = base64.b64encode(f"{proxy.user}:{proxy.password or ''}".encode()).decode()
             headers.append(("Proxy-Authorization", f"Basic {credentials}"))

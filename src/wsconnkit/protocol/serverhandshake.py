@@ -9,7 +9,8 @@ connection = handshake.connection(now)
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from email.utils import formatdate
 from http import HTTPStatus
 
 import h11
@@ -30,6 +31,9 @@ from wsconnkit.protocol.upgrade import (
     refusal,
 )
 
+_NEEDED = {401: "WWW-Authenticate", 405: "Allow", 426: "Upgrade"}
+"""What a response with that status must have (RFC 9110, sections 15.5.2, 15.5.6 and 15.5.22)."""
+
 
 class ServerHandshake(Handshake):
     """The server's side: `request` is there once the client's is complete; then `accept` it, or `respond` otherwise.
@@ -37,6 +41,7 @@ class ServerHandshake(Handshake):
     path: the only one that is served, None for every path.
     subprotocols: those we speak, the preferred first.
     http: whether requests that ask for no WebSocket wait in `http_request` for a response.
+    wall_clock: returns epoch seconds, for the Date of responses; None sends none.
     A request that is no valid one is refused without being asked about, and one that has no answer after the
     handshake's timeout with 503.
     """
@@ -49,13 +54,17 @@ class ServerHandshake(Handshake):
         path: str | None = None,
         subprotocols: Sequence[str] = (),
         http: bool = False,
+        wall_clock: Callable[[], float] | None = None,
     ) -> None:
         super().__init__(Role.SERVER, config or ConnectionConfig(), now)
         self._now = now
         self._path = path
         self._http = http
+        self._wall_clock = wall_clock
         self._subprotocols = check_subprotocols(subprotocols)
         self._is_head = False
+        self._line = 0  # bytes of the request line, as far as it has come
+        self._has_line = False
         self.request: UpgradeRequest | None = None
         """The client's request, once it is complete and valid."""
         self.http_request: HTTPRequest | None = None
@@ -70,6 +79,12 @@ class ServerHandshake(Handshake):
             return  # read on only so that the refusal is not lost in a reset
         if self.http_request is not None:
             return  # its body
+        if not self._received:
+            data = data.lstrip(b"\r\n")  # empty lines before the request line (RFC 9112, section 2.2)
+        if not self._has_line:
+            line, end, _ = data.partition(b"\n")
+            self._line += len(line)
+            self._has_line = bool(end)
         self._feed(data)
         if self.request is None:
             self._read()
@@ -92,7 +107,9 @@ class ServerHandshake(Handshake):
         if request is None or not self.is_pending:
             raise LocalProtocolError("there is no request to answer")
         agreement = agree(request, self._config, subprotocols=self._subprotocols, headers=headers)
-        self._send_head(h11.InformationalResponse, agreement.headers, status_code=101)
+        self._send_head(h11.InformationalResponse, agreement.headers, status_code=101, reason=_phrase(101))
+        if "100-continue" in (request.headers.get("Expect") or "").lower():
+            self._output.insert(-1, b"HTTP/1.1 100 Continue\r\n\r\n")  # before the 101 (RFC 9110, section 7.8)
         self.agreement = agreement
         return agreement
 
@@ -131,13 +148,13 @@ class ServerHandshake(Handshake):
             if isinstance(event, h11.Request):
                 self._on_request(event)
         except h11.RemoteProtocolError as error:
-            self._respond(refusal(error.error_status_hint, f"malformed request: {error}"))
+            self._respond(refusal(self._status(error.error_status_hint), f"malformed request: {error}"))
 
     def _on_request(self, event: h11.Request) -> None:
         self._is_head = event.method == b"HEAD"
         over = self._over_limits(event.headers.raw_items(), event.target)
         if over is not None:
-            self._respond(refusal(*over))
+            self._respond(refusal(self._status(over[0]), over[1]))
             return
         checked = check_request(
             event.method.decode("ascii"),
@@ -158,18 +175,27 @@ class ServerHandshake(Handshake):
         # From here on it is the application that takes its time.
         self._deadlines.set("handshake", self._now + self._limits.timeout)
 
+    def _status(self, status: int) -> int:
+        """Return 414 in place of 431 where the request line alone is too long (RFC 9112, section 3)."""
+        return 414 if status == 431 and self._line > self._limits.max_head else status
+
     def _respond(self, response: Response) -> None:
         for name in ("Connection", "Content-Length", "Transfer-Encoding"):
             if name in response.headers:
                 raise LocalProtocolError(f"the header {name!r} belongs to the handshake; it cannot be given")
         if not 200 <= response.status <= 999:
             raise LocalProtocolError(f"the status is {response.status}; it must be 200 to 999")
-        has_body = response.status not in (204, 304)
-        if response.body and not has_body:
+        if response.body and response.status in (204, 205, 304):
             raise LocalProtocolError(f"a response with the status {response.status} has no body")
-        headers = [*response.headers, ("Connection", "close")]
-        if has_body:
+        needed = _NEEDED.get(response.status)
+        if needed is not None and needed not in response.headers:
+            raise LocalProtocolError(f"a response with the status {response.status} must have the header {needed!r}")
+        # Who names Upgrade in a message means this hop (RFC 9110, section 7.8).
+        headers = [*response.headers, ("Connection", "close, Upgrade" if "Upgrade" in response.headers else "close")]
+        if response.status not in (204, 304):
             headers.append(("Content-Length", str(len(response.body))))
+        if self._wall_clock is not None and "Date" not in response.headers:
+            headers.append(("Date", formatdate(self._wall_clock(), usegmt=True)))
         phrase = _phrase(response.status)
         self._send_head(h11.Response, Headers(headers), status_code=response.status, reason=phrase)
         self._send(h11.Data(data=b"" if self._is_head else response.body))

@@ -25,7 +25,12 @@ from wsconnkit.protocol.errors import LocalProtocolError
 from wsconnkit.protocol.http import ExtensionOffer, Headers, HeadersLike, Response, is_token, parse_extensions
 from wsconnkit.protocol.uri import URI
 
+USER_AGENT = "wsconnkit"
+"""What our requests say of themselves."""
+
 _TARGET = re.compile(r'[!"\x24-~\x80-\xff]+')  # no spaces, no control characters, no fragment
+_VERSION = re.compile(r"1\.[0-9]")
+_AUTHORITY = re.compile(r"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%!$&'()*+,;=-]+)(?::[0-9]*)?")  # no user, and a host
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _RESERVED = frozenset(
     {
@@ -113,13 +118,14 @@ def ask(
     extra = Headers(headers)
     _check_extra(extra)
     request = [
+        *(("Host", host) for host in extra.get_all("Host") or [uri.host_header]),  # first (RFC 9110, section 7.2)
         ("Upgrade", "websocket"),
         ("Connection", "Upgrade"),
         ("Sec-WebSocket-Key", key),
         ("Sec-WebSocket-Version", "13"),
     ]
-    if "Host" not in extra:
-        request.insert(0, ("Host", uri.host_header))
+    if "User-Agent" not in extra:
+        request.append(("User-Agent", USER_AGENT))
     if uri.user is not None and "Authorization" not in extra:
         credentials = base64.b64encode(f"{uri.user}:{uri.password or ''}".encode()).decode()
         request.append(("Authorization", f"Basic {credentials}"))
@@ -127,7 +133,7 @@ def ask(
         request.append(("Sec-WebSocket-Protocol", ", ".join(subprotocols)))
     if config.compression is not None:
         request.append(("Sec-WebSocket-Extensions", client_offer(config.compression)))
-    headers = Headers([*request, *extra])
+    headers = Headers([*request, *extra.without("Host")])
     offers = parse_extensions(headers.get("Sec-WebSocket-Extensions") or "") or ()
     return UpgradeRequest(uri.resource, headers, key, subprotocols, tuple(offers))
 
@@ -140,7 +146,15 @@ def check_request(
     path: the only one that has a WebSocket, None for every path.
     http: whether requests that ask for no WebSocket are let through.
     """
-    if http and not _asks_for_websocket(headers) and _path_of(target) is not None:
+    if any(host and not _AUTHORITY.fullmatch(host) for host in headers.get_all("Host")):
+        return refusal(400, "Host is no host, with or without a port")
+    authority, path_of_target = _split(target) or ("", None)
+    if authority:  # it overrules Host (RFC 9112, section 3.2.2)
+        headers = Headers([("Host", authority), *headers.without("Host")])
+    if http_version == "1.0":  # where Upgrade has no meaning (RFC 9110, section 7.8)
+        headers = headers.without("Upgrade")
+    is_known = _VERSION.fullmatch(http_version) and method != "CONNECT" and path_of_target is not None
+    if http and is_known and not _asks_for_websocket(headers):
         return HTTPRequest(method, target, headers)
     checked = check_upgrade(method, target, http_version, headers)
     return (check_path(checked, path) or checked) if isinstance(checked, UpgradeRequest) else checked
@@ -162,10 +176,10 @@ def check_upgrade(method: str, target: str, http_version: str, headers: Headers)
         return refusal(405, f"the method is {method}; a WebSocket opens with GET", {"Allow": "GET"})
     if _path_of(target) is None:
         return refusal(400, "the request target is no URI")
-    if http_version != "1.1":
+    if not _VERSION.fullmatch(http_version):
         return refusal(505, "a WebSocket needs HTTP/1.1")
     connection = [token.lower() for token in headers.tokens("Connection")]
-    if "upgrade" not in connection or not _asks_for_websocket(headers):
+    if not _can_switch(http_version) or "upgrade" not in connection or not _asks_for_websocket(headers):
         return refusal(426, "this is a WebSocket endpoint", {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
     if headers.get("Sec-WebSocket-Version") != "13":
         return refusal(426, "Sec-WebSocket-Version must be 13", {"Upgrade": "websocket", "Sec-WebSocket-Version": "13"})
@@ -215,7 +229,7 @@ def check_answer(
     request: UpgradeRequest, config: ConnectionConfig, http_version: str, headers: Headers
 ) -> Agreement | str:
     """Return what a server's 101 agrees to, or what is wrong with it (RFC 6455, section 4.1)."""
-    if http_version != "1.1":
+    if not _can_switch(http_version):
         return "it is not HTTP/1.1"
     if (headers.get("Upgrade") or "").lower() != "websocket":
         return "Upgrade is not websocket"
@@ -240,17 +254,29 @@ def _asks_for_websocket(headers: Headers) -> bool:
     return "websocket" in [token.lower() for token in headers.tokens("Upgrade")]
 
 
+def _can_switch(http_version: str) -> bool:
+    # What comes after 1.1 is taken for it (RFC 9110, section 6.2).
+    return http_version != "1.0" and _VERSION.fullmatch(http_version) is not None
+
+
 def _path_of(target: str) -> str | None:
     """Return the path of a request target, None where it is malformed."""
+    parts = _split(target)
+    return None if parts is None else parts[1]
+
+
+def _split(target: str) -> tuple[str, str] | None:
+    """Return the authority, where a request target has one, and the path; None where it is malformed."""
     if not _TARGET.fullmatch(target):
         return None
     if target.startswith("/"):
-        return target.partition("?")[0]
+        return "", target.partition("?")[0]
     try:
         parts = urlsplit(target)  # the absolute form (RFC 9112, section 3.2.2)
     except ValueError:
         return None
-    return parts.path or "/" if parts.scheme in ("http", "https", "ws", "wss") and parts.netloc else None
+    is_uri = parts.scheme in ("http", "https", "ws", "wss") and _AUTHORITY.fullmatch(parts.netloc)
+    return (parts.netloc, parts.path or "/") if is_uri else None
 
 
 def _are_distinct_tokens(names: Sequence[object]) -> bool:

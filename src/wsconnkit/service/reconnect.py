@@ -209,7 +209,8 @@ def _judge(error: Exception, wall_now: float) -> _Verdict:
         return _judge_code(error.info.code)
     if isinstance(error, (InvalidStatus, ProxyRefused)):
         response = error.response
-        if response.status in _RETRY_STATUSES:
+        # What is no status counts as a 5xx (RFC 9110, section 15).
+        if response.status in _RETRY_STATUSES or response.status >= 600:
             return _Verdict(retry=True, at_least=retry_after(response.headers, wall_now))
         # A proxy has credentials of its own.
         return _UNAUTHORIZED if response.status == 401 and isinstance(error, InvalidStatus) else _NEVER
