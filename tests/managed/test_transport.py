@@ -288,6 +288,24 @@ def test_either_direction_ends_by_itself(run: Run) -> None:
     run(main)
 
 
+@pytest.mark.parametrize("first", ["ours", "theirs"])
+def test_both_directions_end_behind_what_was_written(run: Run, first: str) -> None:
+    async def main(runtime: Runtime, transport: Transport, protocol: Recorder, peer: Peer) -> None:
+        transport.write(bytes(8 * BIG))
+        if first == "ours":
+            transport.write_eof()
+        await peer.end()
+        await until(runtime, lambda: "eof" in protocol.calls)
+        if first == "theirs":
+            transport.write_eof()
+        await until(runtime, lambda: peer.at_eof, peer)
+        assert len(peer.received) == 8 * BIG
+        await until(runtime, lambda: protocol.calls[-1] == "lost")
+        assert protocol.errors == [None]
+
+    run(main)
+
+
 def test_a_release_writes_what_is_left_and_ends(run: Run) -> None:
     async def main(runtime: Runtime, transport: Transport, protocol: Recorder, peer: Peer) -> None:
         transport.write(b"goodbye")

@@ -279,7 +279,7 @@ def test_client_learns_how_it_was_refused(data: bytes, eof: bool, body: bytes, c
         if end == "eof":
             handshake.receive_eof(0.0)
         elif end == "reset":
-            handshake.receive_eof(0.0, ConnectionResetError(104, "Connection reset by peer"))
+            handshake.transport_lost(0.0, ConnectionResetError(104, "Connection reset by peer"))
         else:
             assert expire(handshake) == 10.0
     assert isinstance(handshake.error, InvalidStatus)
@@ -373,7 +373,7 @@ def test_client_says_that_the_transport_ended_before_the_answer(data: bytes) -> 
 
 def test_client_says_how_the_transport_broke() -> None:
     handshake = connect()
-    handshake.receive_eof(1.0, ConnectionResetError(104, "Connection reset by peer"))
+    handshake.transport_lost(1.0, ConnectionResetError(104, "Connection reset by peer"))
     assert isinstance(handshake.error, HandshakeInterrupted)
     assert str(handshake.error) == (
         "the connection ended during the opening handshake: [Errno 104] Connection reset by peer"
@@ -384,7 +384,7 @@ def test_a_refusal_whose_transport_breaks_still_tells_the_status() -> None:
     # A server that refuses and closes with unread bytes in its socket causes a reset.
     handshake = connect()
     handshake.receive_data(b"HTTP/1.1 403 Forbidden\r\nContent-Length: 9\r\n\r\nHello", 0.0)
-    handshake.receive_eof(1.0, ConnectionResetError(104, "Connection reset by peer"))
+    handshake.transport_lost(1.0, ConnectionResetError(104, "Connection reset by peer"))
     assert isinstance(handshake.error, InvalidStatus)
     assert handshake.error.response.body == b"Hello"
 

@@ -261,7 +261,7 @@ def test_after_a_refusal_nothing_more_is_read_or_accepted(name: str) -> None:
 
 def test_a_refused_client_that_goes_away_lets_the_transport_go() -> None:
     handshake = serve(request(line="POST /ws HTTP/1.1"))
-    handshake.receive_eof(1.0)
+    handshake.transport_lost(1.0)
     assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
     assert take_apart(handshake.data_to_send()).status == 405  # it may still be there to read it
 
@@ -499,6 +499,8 @@ def asked(data: bytes) -> ServerHandshake:
         (lambda: answered(ServerHandshake.accept), False),
         (lambda: answered(lambda handshake: handshake.respond(Response(403))), False),
         (lambda: answered(lambda handshake: handshake.receive_eof(0.0)), False),
+        (lambda: answered(lambda handshake: handshake.transport_lost(0.0)), False),
+        (lambda: half_closed(asked(PLAIN_HTTP)), True),
         (lambda: answered(expire), False),
     ],
 )
@@ -725,11 +727,53 @@ def test_the_time_of_an_answer_may_come_with_it_and_never_goes_back() -> None:
     assert expire(backward) == 8.0 + PLAIN.close.timeout
 
 
-@pytest.mark.parametrize("data", [b"", request()[:20], request()])
+def half_closed(handshake: ServerHandshake) -> ServerHandshake:
+    for now in (1.0, 2.0):
+        handshake.receive_eof(now)
+    assert handshake.client_has_ended
+    return handshake
+
+
+@pytest.mark.parametrize("data", [b"", b"\r\n", request()[:20], PLAIN_HTTP[:20]])
+def test_a_client_that_ends_within_its_request_is_dropped(data: bytes) -> None:
+    handshake = half_closed(asked(data))
+    assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
+    assert handshake.data_to_send() == b""
+
+
+def test_a_client_that_ends_behind_its_request_is_answered() -> None:
+    handshake = half_closed(asked(PLAIN_HTTP))
+    assert handshake.transport_action is TransportAction.OPEN
+    handshake.respond(Response(200, body=b"well"), 5.0)
+    assert take_apart(handshake.data_to_send()).body == b"well"
+    assert (handshake.transport_action, expire(handshake)) == (TransportAction.SEND_EOF, 5.0 + PLAIN.close.timeout)
+
+
+def test_a_client_that_ends_behind_its_request_does_not_wait_for_ever() -> None:
+    handshake = half_closed(asked(PLAIN_HTTP))
+    assert expire(handshake) == PLAIN.handshake.timeout
+    assert take_apart(handshake.data_to_send()).status == 503
+
+
+def test_a_client_that_ends_behind_its_upgrade_is_refused() -> None:
+    handshake = half_closed(serve(request()))
+    raw = take_apart(handshake.data_to_send())
+    assert (raw.status, json.loads(raw.body)) == (400, {"error": "the client has ended its side of the connection"})
+    assert (handshake.transport_action, handshake.agreement) == (TransportAction.SEND_EOF, None)
+    assert expire(handshake) == 1.0 + PLAIN.close.timeout
+
+
+def test_a_client_that_ends_behind_a_refusal_may_still_read_it() -> None:
+    handshake = half_closed(serve(request(line="POST /ws HTTP/1.1")))
+    assert take_apart(handshake.data_to_send()).status == 405
+    assert (handshake.transport_action, expire(handshake)) == (TransportAction.SEND_EOF, PLAIN.close.timeout)
+
+
+@pytest.mark.parametrize("data", [b"", request()[:20], request(), PLAIN_HTTP])
 def test_the_end_of_the_transport_ends_the_handshake(data: bytes) -> None:
-    handshake = serve(data)
+    handshake = asked(data)
     for _ in range(2):
-        handshake.receive_eof(1.0)
+        handshake.transport_lost(1.0)
         assert (handshake.transport_action, handshake.next_timeout()) == (TransportAction.ABORT, None)
     with pytest.raises(LocalProtocolError):
         handshake.accept()
@@ -758,7 +802,7 @@ def test_an_aborted_handshake_stays_so_whatever_comes_late(make: Callable[[], Se
     for late in (b"\r\n\r\n", rest, request(), request(line="POST / HTTP/1.1"), b"x" * 100_000, b""):
         handshake = make()
         handshake.receive_data(late, 20.0)
-        handshake.receive_eof(20.0, ConnectionResetError(104, "Connection reset by peer"))
+        handshake.transport_lost(20.0, ConnectionResetError(104, "Connection reset by peer"))
         for now in (20.0, 21.0, 40.0):
             handshake.handle_timeout(now)
         with pytest.raises(LocalProtocolError, match="there is no request to answer"):

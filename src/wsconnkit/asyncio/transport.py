@@ -49,6 +49,7 @@ class Transport(asyncio.Protocol):
         self._rest_size = 0
         self._is_full = False
         self._is_lowered = False
+        self._eof_received = self._eof_written = False
         self._expected = 0
         """While it is full, bytes that would not have left if nothing had left since that was last looked at."""
         self._linger: asyncio.TimerHandle | None = None
@@ -72,12 +73,14 @@ class Transport(asyncio.Protocol):
         else:
             self._early.append(partial(self.data_received, data))
 
-    def eof_received(self) -> bool:  # noqa: D102
+    def eof_received(self) -> bool:
+        """Keep our direction open until the protocol ends it; TLS cannot."""
         if self._early is not None:
             self._early.append(self.eof_received)
             return False
+        self._eof_received = True
         self._protocol.eof_received()
-        return self._transport.get_extra_info("ssl_object") is None  # the protocol says when to close; TLS cannot
+        return not self._eof_written and self._transport.get_extra_info("ssl_object") is None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: D102
         if self._early is not None:
@@ -131,7 +134,6 @@ class Transport(asyncio.Protocol):
         self.pause_reading = call.pause_reading
         self.resume_reading = call.resume_reading
         self.call_soon = self._loop.call_soon
-        self.abort = call.abort
         self.write_at_once = call.write
 
     def set_protocol(self, protocol: TransportProtocol) -> None:
@@ -181,8 +183,9 @@ class Transport(asyncio.Protocol):
 
     def write_eof(self, quiet: float = 0.0) -> None:
         """End our direction behind what was written; TLS has no half-close: there it ends, and asyncio reads on."""
+        self._eof_written = True
         self._write_rest()
-        if not self._transport.can_write_eof():
+        if self._eof_received or not self._transport.can_write_eof():
             self._transport.close()
             return
         try:
@@ -194,10 +197,15 @@ class Transport(asyncio.Protocol):
         """Write what is left, for a tenth of a second at most, and end."""
         self._write_rest()
         if self._transport.get_write_buffer_size() == 0:
-            self._transport.abort()
+            self.abort()
         else:
             self._transport.close()
             self._linger = self._loop.call_later(_LINGER, self._transport.abort)
+
+    def abort(self) -> None:
+        """End at once; one that has ended already would end twice, where asyncio has closed it behind its last byte."""
+        if self._is_live:
+            self._transport.abort()
 
     def _end(self, exc: Exception | None) -> None:
         if not self._is_live:
@@ -211,8 +219,8 @@ class Transport(asyncio.Protocol):
         try:
             self._protocol.connection_lost(error)
         finally:
-            # Before Python 3.11 a TLS transport that the peer ended warns that it was never closed.
-            self._given.abort()
+            if isinstance(self._transport, TLSTransport) or not self._given.is_closing():
+                self._given.abort()  # before Python 3.11 one of TLS that the peer ended warns that it was never closed
 
     def _write_pieces(self) -> None:
         while self._rest and not self._is_full:

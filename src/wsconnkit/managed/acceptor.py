@@ -179,7 +179,8 @@ class PendingHandshake(Generic[C]):
         if not self._is_answered:
             self._is_answered = True
             self._stop_deciding()
-            self._manager.policy.on_handshake_response(response, self.opening.remote_address)
+            if not self._handshake.client_has_ended:  # who has left is not refused
+                self._manager.policy.on_handshake_response(response, self.opening.remote_address)
 
     def _decide(self, function: Callable[[T], Awaitable[Any]], request: T, on_end: Callable[[T, Any], None]) -> None:
         self._deciding = self._runtime.start(function, request, on_end=partial(on_end, request))

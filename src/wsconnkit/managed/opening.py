@@ -87,7 +87,7 @@ class OpeningHandshake:
         self.pump()
 
     def connection_lost(self, error: OSError | None) -> None:  # noqa: D102
-        self._handshake.receive_eof(self._now(), error)
+        self._handshake.transport_lost(self._now(), error)
         self.pump()
         self._end()
 

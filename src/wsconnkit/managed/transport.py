@@ -70,7 +70,7 @@ class Transport(Protocol):
         """Tell of what is stuck below the high-water mark too, and of what has left since (not in PEP 3156)."""
 
     def write_eof(self, quiet: float = 0.0) -> None:
-        """End our direction behind what was written.
+        """End our direction behind what was written; both, where the peer's has ended already or ends later.
 
         Where there is no half-close, end both when nothing has come for `quiet` seconds, so that no reset overtakes
         what was written.

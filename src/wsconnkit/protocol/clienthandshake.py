@@ -59,8 +59,12 @@ class ClientHandshake(Handshake):
             self._feed(data)
             self._read()
 
-    def receive_eof(self, now: float, error: OSError | None = None) -> None:
-        """The transport has ended, before the handshake has."""
+    def receive_eof(self, now: float) -> None:
+        """The server sends no more."""
+        self.transport_lost(now)
+
+    def transport_lost(self, now: float, error: OSError | None = None) -> None:
+        """The transport is gone, maybe before the handshake has ended."""
         if self.error is not None or self.agreement is not None:
             return
         if self._refused is not None:

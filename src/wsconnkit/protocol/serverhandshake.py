@@ -71,6 +71,8 @@ class ServerHandshake(Handshake):
         """The client's request where it asks for no WebSocket."""
         self.response: Response | None = None
         """The response to a request that was not accepted."""
+        self.client_has_ended = False
+        """The client sends no more, and may have left."""
 
     def receive_data(self, data: bytes, now: float) -> None:
         """Take bytes from the client; those behind its request wait for the connection. Never raises."""
@@ -93,8 +95,20 @@ class ServerHandshake(Handshake):
         if is_waiting and len(self._h11.trailing_data[0]) > self._limits.max_head:
             self._respond(refusal(400, "too much was sent before the upgrade was accepted"))
 
-    def receive_eof(self, now: float, error: OSError | None = None) -> None:
-        """The client is gone."""
+    def receive_eof(self, now: float) -> None:
+        """The client sends no more, which is no reason not to answer what it has asked for before.
+
+        A WebSocket cannot open any more, whatever the application would say: its request is refused with 400.
+        """
+        self._now = max(now, self._now)
+        self.client_has_ended = True
+        if self.is_pending and self.request is not None:
+            self._respond(refusal(400, "the client has ended its side of the connection"))
+        elif self.http_request is None and self.response is None:
+            self.transport_action = TransportAction.ABORT
+
+    def transport_lost(self, now: float, error: OSError | None = None) -> None:
+        """The transport is gone."""
         self._now = max(now, self._now)
         self.transport_action = TransportAction.ABORT
 

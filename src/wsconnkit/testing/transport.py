@@ -122,6 +122,8 @@ class MemoryTransport:
         elif self._inbound.at_eof(now) and not self._eof_received:
             self._eof_received = True
             self._protocol.eof_received()
+            if self._eof_wanted:
+                self._put()
         self._await_arrival()
         return len(data)
 
@@ -178,7 +180,7 @@ class MemoryTransport:
             return
         if self._eof_wanted:
             self._outbound.write_eof(now)
-        if self._is_closing:
+        if self._is_closing or (self._eof_wanted and self._eof_received):
             self._end_at.set(now)
 
     def _on_write_deadline(self) -> None:

@@ -41,7 +41,7 @@ class Transport:
         self._due, self._write_deadline = 0, inf  # bytes that must have left by then
         self._is_full = False
         self._is_reading = True
-        self._eof_received = False
+        self._eof_received = self._eof_sent = False
         self._eof_wanted: float | None = None  # for how long it must be quiet before
         self._last_read = 0.0
         self._is_closing = False
@@ -101,6 +101,7 @@ class Transport:
                 else:
                     self._eof_received = True
                     self._protocol.eof_received()
+                    self._writer.unpark_all()
 
     @trio.lowlevel.enable_ki_protection
     async def _write_all(self) -> None:
@@ -139,7 +140,7 @@ class Transport:
         elif self._is_full:
             self._is_full = False
             self._protocol.resume_writing()
-        elif self._is_closing:
+        elif self._is_closing or (self._eof_sent and self._eof_received):
             return False
         elif self._eof_wanted is not None:
             quiet, self._eof_wanted = self._eof_wanted, None
@@ -162,6 +163,7 @@ class Transport:
     async def _end_writing(self, quiet: float) -> None:
         if isinstance(self._stream, trio.abc.HalfCloseableStream):
             await self._stream.send_eof()
+            self._eof_sent = True
             return
         self._last_read = trio.current_time()
         while quiet and trio.current_time() < self._last_read + quiet and not self._eof_received:  # noqa: ASYNC110
