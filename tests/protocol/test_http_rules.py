@@ -161,7 +161,7 @@ RULES = [
         "9110, 10.2.1",
         "MUST",
         "Allow in a 405",
-        SERVER + "test_a_status_is_not_sent_without_the_header_that_belongs_to_it",
+        SERVER + "test_a_405_says_which_methods_there_are",
     ),
     Rule(
         "9110, 11.6.1",

@@ -31,8 +31,8 @@ from wsconnkit.protocol.upgrade import (
     refusal,
 )
 
-_NEEDED = {401: "WWW-Authenticate", 405: "Allow", 426: "Upgrade"}
-"""What a response with that status must have (RFC 9110, sections 15.5.2, 15.5.6 and 15.5.22)."""
+_NEEDED = {401: ("WWW-Authenticate", "Bearer"), 426: ("Upgrade", "websocket")}
+"""What a response with that status must have, and has from us (RFC 9110, sections 15.5.2 and 15.5.22)."""
 
 
 class ServerHandshake(Handshake):
@@ -201,11 +201,13 @@ class ServerHandshake(Handshake):
             raise LocalProtocolError(f"the status is {response.status}; it must be 200 to 999")
         if response.body and response.status in (204, 205, 304):
             raise LocalProtocolError(f"a response with the status {response.status} has no body")
-        needed = _NEEDED.get(response.status)
-        if needed is not None and needed not in response.headers:
-            raise LocalProtocolError(f"a response with the status {response.status} must have the header {needed!r}")
+        if response.status == 405 and "Allow" not in response.headers:
+            raise LocalProtocolError("a response with the status 405 has the header 'Allow', which names the methods")
+        headers = [*response.headers]
+        if response.status in _NEEDED and _NEEDED[response.status][0] not in response.headers:
+            headers.append(_NEEDED[response.status])
         # Who names Upgrade in a message means this hop (RFC 9110, section 7.8).
-        headers = [*response.headers, ("Connection", "close, Upgrade" if "Upgrade" in response.headers else "close")]
+        headers.append(("Connection", "close, Upgrade" if "Upgrade" in Headers(headers) else "close"))
         if response.status not in (204, 304):
             headers.append(("Content-Length", str(len(response.body))))
         if self._wall_clock is not None and "Date" not in response.headers:
