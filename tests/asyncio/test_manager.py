@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, cast
 
@@ -63,11 +64,11 @@ class Application:
             return aiohttp.web.Response(status=admitted.status, headers=dict(admitted.headers), body=admitted.body)
         response = aiohttp.web.StreamResponse(status=101, headers=dict(admitted.response.headers))
         await response.prepare(request)
-        error = None
+        error: BaseException | None = None
         try:
             async with self.manager.attach(cast(asyncio.Transport, request.transport), admitted) as ws:
                 await self._handler(ws)
-        except Exception as raised:
+        except (Exception, asyncio.CancelledError) as raised:
             error = raised
         self.ended.put_nowait(error)
         return response
@@ -137,17 +138,32 @@ def test_tokens_caps_metrics_and_a_drain_hold_inside_aiohttp(run: Run) -> None:
     run(main())
 
 
+async def cancelled_for_good() -> None:
+    """Await a task that was cancelled by itself."""
+    task = asyncio.ensure_future(asyncio.sleep(3600))
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await task
+
+
+CASES: list[tuple[str, int, type]] = [("return", 1000, type(None)), ("raise", 1011, ZeroDivisionError)]
+if sys.version_info >= (3, 11):  # before, tasks of others do not tell whether it is they who are cancelled
+    CASES.append(("cancel", 1011, asyncio.CancelledError))
+
+
 def test_leaving_the_block_closes_with_1000_and_an_exception_with_1011(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def main() -> None:
         async def handler(ws: Connection) -> None:
-            if await ws.recv() == "raise":
+            word = await ws.recv()
+            if word == "raise":
                 raise ZeroDivisionError
+            if word == "cancel":
+                await cancelled_for_good()
 
         application = Application(Manager(config=PLAIN), handler)
         async with application.running() as uri:
-            for word, code, error in (("return", 1000, type(None)), ("raise", 1011, ZeroDivisionError)):
+            for word, code, error in CASES:
                 async with connect(uri) as ws:
                     await ws.send(word)
                     await ws.wait_closed()
@@ -156,7 +172,7 @@ def test_leaving_the_block_closes_with_1000_and_an_exception_with_1011(
 
     caplog.set_level(logging.ERROR)
     run(main())
-    assert [record.__dict__["type"] for record in caplog.records] == ["handler_error"]
+    assert [record.__dict__["type"] for record in caplog.records] == ["handler_error"] * (len(CASES) - 1)
 
 
 def test_fifty_decided_at_once_against_a_cap_of_three(run_virtual: Run) -> None:

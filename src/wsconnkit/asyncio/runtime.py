@@ -97,6 +97,32 @@ class Alarm:
         self._ring()
 
 
+if sys.version_info >= (3, 11):
+    _Task = asyncio.Task
+else:
+
+    class _Task(asyncio.Task):
+        """Knows how often it was cancelled, as all tasks do since Python 3.11."""
+
+        _count = 0
+
+        def cancel(self, msg: Any = None) -> bool:
+            self._count += 1
+            return super().cancel(msg)
+
+        def cancelling(self) -> int:
+            return self._count
+
+
+def is_cancelled(task: asyncio.Task[Any] | None) -> bool:
+    """Whether somebody cancels `task`: else a CancelledError comes of what it awaited, and is an error like others.
+
+    Before Python 3.11 that is known of tasks of ours; others are taken for cancelled.
+    """
+    cancelling = getattr(task, "cancelling", None)
+    return cancelling is None or cancelling() > 0
+
+
 class Task:
     """A task of asyncio whose end is told; see `Runtime.start`."""
 
@@ -117,8 +143,9 @@ class Task:
         name: str | None,
     ) -> None:
         """Begin, in a turn to come."""
-        is_eager = loop.get_task_factory() is not None
-        self._task = loop.create_task(self._run(function, args, is_eager), name=name)
+        has_factory = loop.get_task_factory() is not None  # which may begin at once
+        running = self._run(function, args, has_factory)
+        self._task = loop.create_task(running, name=name) if has_factory else _Task(running, loop=loop, name=name)
         if timeout is not None:
             self._timer = loop.call_later(timeout, self._on_timeout)
         self._task.add_done_callback(self._on_done)
@@ -144,9 +171,7 @@ class Task:
     def _meaning_of(self, error: asyncio.CancelledError) -> BaseException:
         if self._is_late and not self._is_cancelled:
             return TaskTimeout()
-        if self._is_cancelled or (sys.version_info >= (3, 11) and self._task.cancelling()):
-            return TaskCancelled()
-        return error  # it awaited something that was cancelled; before Python 3.11, or somebody has cancelled the task
+        return TaskCancelled() if self._is_cancelled or is_cancelled(self._task) else error
 
     def _end(self, outcome: Any) -> None:
         if self._timer is not None:
@@ -230,6 +255,10 @@ class Runtime:
             return await function(*args)
         except asyncio.TimeoutError as error:
             raise _built_in(error) from error.__cause__
+        except asyncio.CancelledError as error:
+            if is_cancelled(asyncio.current_task()):
+                raise
+            raise RuntimeError("it awaited something that was cancelled") from error
 
     async def sleep(self, seconds: float) -> None:
         """Let `seconds` pass; 0 lets others have their turn."""

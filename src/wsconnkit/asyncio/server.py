@@ -13,7 +13,7 @@ from typing_extensions import TypedDict, Unpack
 
 from wsconnkit.asyncio.connection import Connection
 from wsconnkit.asyncio.context import AwaitableContext
-from wsconnkit.asyncio.runtime import Runtime
+from wsconnkit.asyncio.runtime import Runtime, is_cancelled
 from wsconnkit.asyncio.tls import start_tls, tls_timeouts
 from wsconnkit.asyncio.transport import Transport
 from wsconnkit.managed import manager
@@ -103,7 +103,8 @@ class _Attached(AwaitableContext[Connection]):
         return ws
 
     async def _end(self, it: Connection, raised: BaseException | None) -> None:
-        self._manager.end(it, TaskCancelled() if isinstance(raised, asyncio.CancelledError) else raised)
+        is_over = isinstance(raised, asyncio.CancelledError) and is_cancelled(asyncio.current_task())
+        self._manager.end(it, TaskCancelled() if is_over else raised)
         await it.wait_closed()
 
 

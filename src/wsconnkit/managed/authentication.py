@@ -5,7 +5,7 @@ from __future__ import annotations
 from http import HTTPStatus
 from typing import Any
 
-from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled
+from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled, as_error
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.attempts import Attempts
@@ -94,10 +94,8 @@ class Authentication:
                 raise TimeoutError(f"the token was not verified within {seconds:g} s")
         finally:
             verifying.cancel()
-        if isinstance(outcome, Exception):
-            raise outcome
         if isinstance(outcome, BaseException):
-            raise RuntimeError(f"the verification of the token ended with {type(outcome).__name__}") from outcome
+            raise as_error(outcome)
         return outcome  # type: ignore[no-any-return] # what `__call__` returns
 
     def stop(self) -> None:

@@ -14,7 +14,7 @@ from wsconnkit.environment import proxies
 from wsconnkit.machines.closing import State
 from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.opening import OpeningHandshake
-from wsconnkit.managed.runtime import Runtime, TaskTimeout
+from wsconnkit.managed.runtime import Runtime, TaskTimeout, as_error
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
@@ -138,8 +138,8 @@ class Connecting(ABC, Generic[C]):
             if isinstance(outcome, TaskTimeout):
                 timeout = self.config.handshake.timeout
                 outcome = TimeoutError(f"no connection to {self._options.uri.host_header} within {timeout:g} s")
-            if isinstance(outcome, Exception) and not opened.done():
-                opened.set_result(outcome)
+            if isinstance(outcome, BaseException) and not opened.done():
+                opened.set_result(as_error(outcome))
 
         opening = OpeningHandshake(runtime, handshake, on_progress=on_progress, on_end=lambda opening: None)
         dialing = runtime.start(

@@ -288,13 +288,12 @@ class Manager(ABC, Generic[C]):
 
     def end(self, ws: C, outcome: Any) -> None:
         """Begin to close a connection whose handler has ended, with what it returned or raised."""
-        is_error = isinstance(outcome, Exception) and not isinstance(outcome, TaskCancelled)
+        if isinstance(outcome, TaskCancelled):  # most likely with the server
+            ws.start_close(Cause.DRAIN.code, "", Cause.DRAIN)
         # That the client has left is no error of the handler; what another connection says is.
-        if is_error and not tells_only_of(outcome, ws.close_info):
+        elif isinstance(outcome, BaseException) and not tells_only_of(outcome, ws.close_info):
             ws.log.handler_error(outcome)
             ws.start_close(Cause.HANDLER_ERROR.code, "", Cause.HANDLER_ERROR)
-        elif isinstance(outcome, BaseException) and not is_error:  # it was cancelled, most likely with the server
-            ws.start_close(Cause.DRAIN.code, "", Cause.DRAIN)
         else:
             self._say_farewell(ws)
 

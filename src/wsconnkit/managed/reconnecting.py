@@ -11,7 +11,7 @@ from typing_extensions import Self
 from wsconnkit.machines.closing import State
 from wsconnkit.managed.client import Connecting
 from wsconnkit.managed.connection import Connection
-from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled
+from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled, as_error
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
 from wsconnkit.protocol.frames import check_close
@@ -176,8 +176,8 @@ class ReconnectingClient(Generic[C]):
             await connections.aclose()
 
     def _on_end(self, outcome: Any) -> None:
-        if isinstance(outcome, Exception) and not isinstance(outcome, TaskCancelled):
-            self._error = outcome
+        if isinstance(outcome, BaseException) and not isinstance(outcome, TaskCancelled):
+            self._error = as_error(outcome)
         self._ws = None
         self._is_over = True
         self._backlog.drop_all()

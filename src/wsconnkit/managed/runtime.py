@@ -19,6 +19,15 @@ class TaskTimeout(TimeoutError):
     """The outcome of a task whose time was over."""
 
 
+def as_error(outcome: BaseException) -> Exception:
+    """Return what a task has raised as what may be raised in another, which a cancellation of asyncio's would end."""
+    if isinstance(outcome, Exception):
+        return outcome
+    error = RuntimeError(f"it ended with {type(outcome).__name__}")
+    error.__cause__ = outcome
+    return error
+
+
 class Future(Protocol):
     """What one task awaits and another one brings; `asyncio.Future` is one, as it is.
 
@@ -113,15 +122,16 @@ class Runtime(Protocol):
         shield: it goes on where the scope is cancelled.
         timeout: seconds after which it is cancelled.
         on_end: called once when it has ended, with what it returned or raised: TaskTimeout when its time was over,
-            TaskCancelled when it was cancelled. Without it, an Exception goes to the loop, as of any task.
+            TaskCancelled when it was cancelled, asyncio's CancelledError when what it awaited was. Without it, an
+            Exception goes to the loop, as of any task.
         What else than an Exception it raises goes on to the scope, without the exceptions beside it in a group.
         """
 
     def call(self, function: Callable[..., Awaitable[T]], *args: Any) -> Awaitable[T]:
         """Call the application within a task of ours.
 
-        Ctrl-C may interrupt it there; every loop's own timeout comes out as TimeoutError, and a cancellation without
-        the errors that it met on its way.
+        Ctrl-C may interrupt it there; every loop's own timeout comes out as TimeoutError, a cancellation without the
+        errors that it met on its way, and the cancellation of something that it awaited as RuntimeError.
         """
 
     async def sleep(self, seconds: float) -> None:
