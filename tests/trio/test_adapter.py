@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator
@@ -772,3 +773,31 @@ def test_a_stream_serves_one_connection_only(run: Run) -> None:
         await theirs.aclose()
 
     run(main)
+
+
+class Resolver(trio.abc.HostnameResolver):
+    """Knows one host, at several addresses."""
+
+    def __init__(self, *ports: int) -> None:
+        self._ports = ports
+
+    async def getaddrinfo(self, host: Any, port: Any, *kind: Any, **more: Any) -> Any:
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in self._ports]
+
+    async def getnameinfo(self, sockaddr: Any, flags: int) -> Any:
+        raise AssertionError
+
+
+def test_where_all_addresses_fail_all_say_why() -> None:
+    async def main() -> None:
+        with socket.socket() as one, socket.socket() as two:
+            ports = []
+            for sock in (one, two):  # bound, so that nobody else gets them, but nobody listens
+                sock.bind(("127.0.0.1", 0))
+                ports.append(sock.getsockname()[1])
+            trio.socket.set_custom_hostname_resolver(Resolver(*ports))
+            with pytest.raises(ConnectionRefusedError) as caught:
+                await connect("ws://server.test/").__aenter__()
+            assert all(str(port) in str(caught.value) for port in ports)
+
+    trio.run(main)

@@ -26,6 +26,7 @@ _OPTIONS = frozenset(signature(asyncio.BaseEventLoop.create_connection).paramete
     "protocol_factory",
     "ssl",
     "server_hostname",
+    "all_errors",  # they are all told in any case
 }
 
 
@@ -41,9 +42,8 @@ class DialOptions(TypedDict, total=False):
     local_addr: tuple[str, int]
     ssl_handshake_timeout: float
     ssl_shutdown_timeout: float
-    happy_eyeballs_delay: float
+    happy_eyeballs_delay: float | None
     interleave: int
-    all_errors: bool
 
 
 class ConnectKeywords(ConnectArguments, DialOptions, total=False):
@@ -52,7 +52,7 @@ class ConnectKeywords(ConnectArguments, DialOptions, total=False):
 
 class connect(Connecting[Connection], AwaitableContext[Connection]):  # noqa: D101, N801 - inherited; called like a function
     __doc__ = f"""{Connecting.__doc__}
-    Further keyword arguments go to `loop.create_connection` (`sock`, `local_addr`, …).
+    Further keyword arguments are those of `loop.create_connection` (`sock`, `local_addr`, `happy_eyeballs_delay`, …).
     """
 
     _connection_class = Connection

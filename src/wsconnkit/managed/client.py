@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl as ssl_module
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -39,6 +40,17 @@ class Route(NamedTuple):
     server_hostname: str
     proxy: Proxy | None
     proxy_ssl: ssl_module.SSLContext | None
+
+
+def unreachable(errors: Sequence[OSError]) -> OSError:
+    """Return what to raise where all the addresses of a host have failed: each tells its own."""
+    if not errors:
+        return OSError("the host has no address")
+    texts = list(dict.fromkeys(error.strerror or str(error) for error in errors))
+    if len(texts) == 1:
+        return errors[0]
+    number = errors[0].errno if len({error.errno for error in errors}) == 1 else None
+    return OSError("; ".join(texts)) if number is None else OSError(number, "; ".join(texts))
 
 
 class Connecting(ABC, Generic[C]):

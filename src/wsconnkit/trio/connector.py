@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 
-from wsconnkit.managed.client import Route
+from wsconnkit.managed.client import Route, unreachable
 from wsconnkit.protocol.proxy import Tunnel
 from wsconnkit.trio.tls import os_error, start_tls
 from wsconnkit.trio.transport import MAX_READ, drop
@@ -35,8 +35,9 @@ async def dial(route: Route, stream: trio.abc.Stream | None, options: dict[str, 
     except (trio.BrokenResourceError, OSError) as error:
         # What lies behind says more: the certificate is not good, say, or nobody listens at any of the addresses.
         causes = getattr(error.__cause__, "exceptions", (error.__cause__,))
-        if isinstance(causes[0], OSError) and len({type(cause) for cause in causes}) == 1:
-            raise causes[0] from None
+        errors = [cause for cause in causes if isinstance(cause, OSError)]
+        if len(errors) == len(causes):
+            raise unreachable(errors) from None
         raise
     finally:
         if stream is not None and not is_connected:
