@@ -32,6 +32,7 @@ NOT_IN_MEMORY = {
     "test_certificates_are_read_once_however_often_a_client_tries": "it has no TLS",
     "test_it_is_told_what_a_proxy_did": "it has no proxies",
     "test_a_client_that_leaves_in_the_moment_of_its_verdict_is_not_counted": "the client is a socket",
+    "test_a_request_that_lies_in_the_socket_with_its_end_is_answered": "the client is a socket",
     "test_closing_waits_for_a_connection_that_on_open_has_in_hand[memory-False]": "the server is a socket",
     "test_closing_waits_for_a_connection_that_the_server_is_closing": "the server is a socket",
 }

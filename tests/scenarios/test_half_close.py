@@ -13,6 +13,7 @@ from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import HTTPRequest
 
 from .driver import DRIVERS, SOCKET_DRIVERS, Driver, Wire, port_of
+from .memory import MemoryDriver
 from .raw import Arrivals, echo
 from .test_service import UPGRADE, Slow, receive_all
 
@@ -21,7 +22,7 @@ ATTEMPTS = 30
 BIG = bytes(20_000_000)
 
 
-@pytest.fixture(params=dict.fromkeys(DRIVERS + SOCKET_DRIVERS), ids=lambda driver: driver.__name__)
+@pytest.fixture(params=dict.fromkeys((*DRIVERS, *SOCKET_DRIVERS, MemoryDriver)), ids=lambda driver: driver.__name__)
 def driver(request: pytest.FixtureRequest) -> Driver:
     """Each adapter in its turn, and trio over sockets as well, where the end of a request comes apart from it."""
     made: Driver = request.param()

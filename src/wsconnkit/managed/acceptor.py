@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -137,7 +136,7 @@ class PendingHandshake(Generic[C]):
             path=manager.path,
             subprotocols=manager.subprotocols,
             http=True,
-            wall_clock=time.time,
+            wall_clock=self._runtime.wall_now,
         )
         self.opening = OpeningHandshake(
             self._runtime, self._handshake, on_progress=self._on_progress, on_end=self._on_end, abort=abort
