@@ -137,13 +137,16 @@ def test_refusals_that_say_never_are_raised(run_virtual: Run, virtual_loop: Virt
     run_virtual(main())
 
 
+TEN = BackoffConfig(max_attempts=10)
+
+
 def test_a_server_that_is_not_there_is_tried_ten_times(
     run_virtual: Run, virtual_loop: VirtualTimeLoop, follow: Following, unused: int
 ) -> None:
     async def main() -> None:
         start = virtual_loop.time()
         with pytest.raises(ConnectionRefusedError):
-            await follow(f"ws://127.0.0.1:{unused}/")
+            await follow(f"ws://127.0.0.1:{unused}/", backoff=TEN)
         assert follow.delays == [1.0, 2.0, 4.0, 8.0] + [15.0] * 5
         assert virtual_loop.time() - start == pytest.approx(90, abs=1)
 
@@ -252,7 +255,7 @@ def test_a_function_for_the_token_that_runs_out_of_its_time_is_asked_again(run_v
             raise AssertionError
 
         with pytest.raises(TimeoutError, match="no token"):
-            await Following()("ws://127.0.0.1:1/", token=token)
+            await Following()("ws://127.0.0.1:1/", token=token, backoff=TEN)
         assert asked == 10
 
     run_virtual(main())
@@ -274,7 +277,7 @@ def test_a_function_that_fails_is_asked_again_where_the_network_is_to_blame(
                 raise error
 
         with pytest.raises(TypeError if error is None else type(error)):
-            await Following()("ws://127.0.0.1:1/", token=token)
+            await Following()("ws://127.0.0.1:1/", token=token, backoff=TEN)
         assert asked == times
 
     run_virtual(main())

@@ -332,14 +332,18 @@ def test_messages_end_with_a_close_with_1000(run_virtual: Run) -> None:
         async def handler(ws: Connection) -> None:
             await ws.send("a")
             await ws.send("b")
+            await ws.close(1000, "sold out")
 
         async with serve(handler, "127.0.0.1", 0, config=PLAIN) as server:
             async with ReconnectingClient(f"ws://127.0.0.1:{port(server)}/", config=PLAIN) as client:
                 assert [message async for message in client] == ["a", "b"]
-                with pytest.raises(ClientClosed, match="the client is closed"):
+                told = r"was closed for good: 1000 \(.*\) 'sold out', begun by the peer"
+                for call in (client.recv, client.connection, lambda: client.send("c")):
+                    with pytest.raises(ClientClosed, match=told):
+                        await call()
+                await client.close()
+                with pytest.raises(ClientClosed, match=told):
                     await client.recv()
-                with pytest.raises(ClientClosed):
-                    await client.send("c")
 
     run_virtual(main())
 

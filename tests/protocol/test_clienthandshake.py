@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig, HandshakeLimits
-from wsconnkit.protocol.deflate import CompressionConfig
+from wsconnkit.protocol.deflate import CompressionConfig, DeflateParams, deflate_pair
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidStatus, LocalProtocolError
+from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.http import Headers
 from wsconnkit.protocol.transportaction import TransportAction
 from wsconnkit.protocol.upgrade import ask
@@ -66,7 +67,7 @@ def test_client_shows_the_request_that_it_sends(uri: str) -> None:
         ask(parse_uri(uri), ConnectionConfig(), KEY, subprotocols=("b", "a"), headers={"X-A": "1"}).headers
     ) == (list(asked.headers))
     assert (asked.path, asked.key, asked.subprotocols) == ("/ws", KEY, ("b", "a"))
-    assert [offer.name for offer in asked.extensions] == ["permessage-deflate"]
+    assert [offer.name for offer in asked.extensions] == ["permessage-deflate"] * 2
 
 
 def test_client_sends_a_new_unpredictable_key_each_time() -> None:
@@ -135,6 +136,24 @@ def test_client_refuses_a_101_that_breaks_the_protocol(data: bytes, message: str
     )
     with pytest.raises(LocalProtocolError):
         handshake.connection(0.0)
+
+
+def test_a_server_that_keeps_its_window_although_it_was_asked_not_to_is_understood() -> None:
+    client = connect(ConnectionConfig())
+    client.receive_data(response("Sec-WebSocket-Extensions: permessage-deflate"), 0.0)
+    assert client.agreement is not None
+    assert client.agreement.deflate == DeflateParams(False, True, 15, 15)
+    connection = client.connection(0.0)
+    deflater, _ = deflate_pair(CompressionConfig(threshold=0), client.agreement.deflate, is_client=False)
+    text = "".join(map(chr, range(32, 127)))
+    sizes = []
+    for _ in range(3):
+        payload = deflater.compress(text.encode())
+        assert payload is not None
+        sizes.append(len(payload))
+        connection.receive_data(encode_frame(Opcode.TEXT, payload, compressed=True), 0.0)
+    assert max(sizes[1:]) < sizes[0] / 4  # they lean on what came before
+    assert messages(connection) == [text] * 3
 
 
 def broken_limit(data: bytes, chunk: int | None = None) -> str:

@@ -78,9 +78,12 @@ def test_ask_for_subprotocols_and_compression() -> None:
     asked = ask(EXAMPLE, ConnectionConfig(), KEY, subprotocols=("b", "a"))
     assert asked.headers.get("Sec-WebSocket-Protocol") == "b, a"
     assert asked.subprotocols == ("b", "a")
-    offer = "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits"
-    assert asked.headers.get_all("Sec-WebSocket-Extensions") == [offer]
-    assert [extension.name for extension in asked.extensions] == ["permessage-deflate"]
+    offers = [
+        "permessage-deflate; server_no_context_takeover; client_no_context_takeover; client_max_window_bits",
+        "permessage-deflate; client_max_window_bits",
+    ]
+    assert asked.headers.get_all("Sec-WebSocket-Extensions") == [", ".join(offers)]
+    assert [extension.name for extension in asked.extensions] == ["permessage-deflate"] * 2
 
 
 def test_subprotocols_that_differ_only_in_case_are_distinct() -> None:
@@ -540,7 +543,7 @@ def test_check_answer_tells_what_was_agreed_on() -> None:
             (answering(*map(extension, answers)), "Sec-WebSocket-Extensions is not an answer to what was offered")
             for answers in (
                 ["unknown"],
-                ["permessage-deflate"],
+                ["permessage-deflate; server_max_window_bits"],
                 [DEFLATE, DEFLATE],
                 [DEFLATE + ", unknown"],
                 [DEFLATE + "; ;"],

@@ -123,11 +123,27 @@ def test_it_gives_up_after_the_attempts_that_it_has_with_the_last_error() -> Non
     assert steps[2] == Stopped(attempts=3, error=errors[2])
 
 
-def test_ten_attempts_are_made_in_a_row() -> None:
-    policy = reconnect()
+def test_attempts_are_made_without_end_and_each_is_told() -> None:
+    events: list[ReconnectEvent] = []
+    policy = reconnect(on_event=events.append)
+    steps = [ended(policy, OSError()) for _ in range(1000)]
+    assert [step.attempt for step in steps] == list(range(2, 1002))
+    assert events == steps
+
+
+def test_as_many_attempts_are_made_in_a_row_as_there_may_be() -> None:
+    policy = reconnect(BackoffConfig(max_attempts=10))
     steps = [ended(policy, OSError()) for _ in range(10)]
     assert [type(step) for step in steps] == [Retrying] * 9 + [Stopped]
     assert steps[-1].attempts == 10
+
+
+@pytest.mark.parametrize("error", [refused(403), SSLCertVerificationError("certificate has expired")], ids=str)
+def test_what_can_never_work_stops_a_client_without_a_limit_too(error: Exception) -> None:
+    policy = reconnect()
+    for _ in range(100):
+        ended(policy, OSError())
+    assert ended(policy, error) == Stopped(attempts=101, error=error)
 
 
 def test_a_connection_that_lasted_starts_the_count_again() -> None:

@@ -1,4 +1,4 @@
-"""How long a client waits before it connects again: longer each time, at random, and not for ever.
+"""How long a client waits before it connects again: longer each time, at random, and not for ever if told so.
 
 Alone::
 
@@ -25,7 +25,7 @@ from math import inf, isfinite
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BackoffConfig:
-    """How a client comes back. Raises ValueError for values out of range.
+    """How a client comes back: for ever, unless `max_attempts` says otherwise. Raises ValueError for bad values.
 
     base: seconds; the first wait in a row is a random part of twice that, each that follows one of twice as much.
     cap: seconds that this window grows to, and no further.
@@ -35,7 +35,7 @@ class BackoffConfig:
 
     base: float = 1.0
     cap: float = 30.0
-    max_attempts: int | None = 10
+    max_attempts: int | None = None
     stable_after: float = 30.0
 
     def __post_init__(self) -> None:

@@ -76,7 +76,7 @@ class Connecting(ABC, Generic[C]):
 
     `async for` gives a connection, and when that has ended and the body is done with it the next one: after a random
     wait, which grows. It ends when either side closes with 1000, and raises what has ended the last one when another
-    cannot work or has not after the attempts that it has. A connection that the body leaves open is closed.
+    cannot work, or has not after as many attempts as `backoff` allows. One that the body leaves open is closed.
     """
 
     _connection_class: type[C]

@@ -12,7 +12,7 @@ from wsconnkit.machines.closing import State
 from wsconnkit.managed.client import Connecting
 from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled, as_error
-from wsconnkit.protocol.closeinfo import Cause
+from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
 from wsconnkit.protocol.frames import check_close
 from wsconnkit.service.backlog import Backlog, BacklogConfig
@@ -32,7 +32,8 @@ class ReconnectingClient(Generic[C]):
     All further arguments are those of `connect`, which says when it connects again and when it stops.
 
     A message is handed to one connection at most: one that is lost with its connection is not sent again, and those
-    that wait go out on the next. After the end, calls raise what has ended it, or ClientClosed where that was no error.
+    that wait go out on the next. After the end, calls raise what has ended it, or ClientClosed where that was no error:
+    after `close`, or after a close with 1000 by either side, which it then tells of.
     One task may receive, any number may send.
     """
 
@@ -58,6 +59,8 @@ class ReconnectingClient(Generic[C]):
         self._farewell: tuple[int, str] | None = None
         self._is_over = False
         self._error: Exception | None = None
+        self._last_close: CloseInfo | None = None
+        """The close with 1000 that was the end."""
 
     @property
     def is_open(self) -> bool:
@@ -172,6 +175,8 @@ class ReconnectingClient(Generic[C]):
                 await self._use(ws)
                 if self._farewell is not None:
                     break
+            else:
+                self._last_close = ws.close_info
         finally:
             await connections.aclose()
 
@@ -278,4 +283,6 @@ class ReconnectingClient(Generic[C]):
         self._check_started()
 
     def _end_error(self) -> Exception:
+        if self._last_close is not None:
+            return ClientClosed(f"the connection was closed for good: {self._last_close}")
         return self._error or ClientClosed("the client is closed")

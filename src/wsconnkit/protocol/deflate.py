@@ -27,7 +27,8 @@ class CompressionConfig:
     threshold: bytes below which a message goes out as it is.
     server_max_window_bits, client_max_window_bits: 9 to 15; the window of each side's compressor.
     server_context_takeover, client_context_takeover: each side may keep its window from message to message,
-        which compresses better and holds up to 400 KiB for as long as the connection lives.
+        which compresses better and holds up to 400 KiB for as long as the connection lives. A client that says False of
+        a server asks for it, and takes one that keeps its window all the same.
     """
 
     level: int = 6
@@ -98,17 +99,23 @@ def _parse(offer: ExtensionOffer, *, value_optional: bool) -> _Parameters | None
 
 
 def client_offer(config: CompressionConfig) -> str:
-    """Return the value of a client's Sec-WebSocket-Extensions (RFC 7692, section 7.1)."""
-    parts = [NAME]
+    """Return the value of a client's Sec-WebSocket-Extensions (RFC 7692, section 7.1).
+
+    Where a side is not to keep its window, that is offered first, and behind it the same without a word about it, as
+    browsers do: there are servers that know no parameters.
+    """
+    flags = []
     if not config.server_context_takeover:
-        parts.append("server_no_context_takeover")
+        flags.append("server_no_context_takeover")
     if not config.client_context_takeover:
-        parts.append("client_no_context_takeover")
+        flags.append("client_no_context_takeover")
+    windows = []
     if config.server_max_window_bits != _MAX_WINDOW_BITS:
-        parts.append(f"server_max_window_bits={config.server_max_window_bits}")
+        windows.append(f"server_max_window_bits={config.server_max_window_bits}")
     bits = config.client_max_window_bits
-    parts.append("client_max_window_bits" + ("" if bits == _MAX_WINDOW_BITS else f"={bits}"))
-    return "; ".join(parts)
+    windows.append("client_max_window_bits" + ("" if bits == _MAX_WINDOW_BITS else f"={bits}"))
+    offers = [[NAME, *flags, *windows], [NAME, *windows]] if flags else [[NAME, *windows]]
+    return ", ".join("; ".join(offer) for offer in offers)
 
 
 def server_accept(config: CompressionConfig, offers: Sequence[ExtensionOffer]) -> tuple[DeflateParams, str] | None:
@@ -142,12 +149,10 @@ def server_accept(config: CompressionConfig, offers: Sequence[ExtensionOffer]) -
 
 
 def client_accept(config: CompressionConfig, answer: ExtensionOffer) -> DeflateParams | None:
-    """Return what the server's `answer` to our offer agrees on; None where it breaks RFC 7692 or our offer."""
+    """Return what the server's `answer` to our offers agrees on; None where it breaks RFC 7692 or all of them."""
     got = _parse(answer, value_optional=False) if answer.name == NAME else None
     if got is None:
         return None
-    if not config.server_context_takeover and not got.server_no_context_takeover:
-        return None  # "MUST include it in the response" (section 7.1.1.1)
     server_bits = got.server_max_window_bits or _MAX_WINDOW_BITS
     if server_bits > config.server_max_window_bits:
         return None
