@@ -1111,7 +1111,7 @@ def test_a_refusal_of_ours_reaches_aiohttp_whole(run: Run) -> None:
             async with session.get(f"http://127.0.0.1:{port_of(server)}/ws") as response:
                 assert response.status == 426
                 assert response.headers["Upgrade"] == "websocket"
-                assert response.headers["Connection"] == "close"
+                assert response.headers["Connection"] == "close, Upgrade"
                 assert await response.json() == {"error": "this is a WebSocket endpoint"}
             async with session.head(f"http://127.0.0.1:{port_of(server)}/ws") as response:
                 assert response.status == 405
