@@ -185,6 +185,8 @@ class Pump:
             raise connection_closed(self.core.close_info)
         if self._receiver is not None and not self._receiver.done():
             raise ConcurrencyError("another task waits for messages of this connection already")
+        if not self.reading:
+            self.on_taken()  # what was left of a message that was taken in part is dropped
         self._receiver = self._runtime.future()
         return self._receiver
 
