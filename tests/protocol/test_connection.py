@@ -1208,6 +1208,21 @@ def test_an_end_that_waits_for_answers_does_not_outlast_the_transport() -> None:
     assert connection.next_timer is None
 
 
+@pytest.mark.parametrize("end", [(CLOSE, b"\x03\xe8"), (3, b"")])
+def test_an_end_that_is_found_behind_messages_after_the_transport_has_ended_waits_for_no_answers(
+    end: tuple[int, bytes],
+) -> None:
+    connection = opened()
+    connection.reading_paused(0.0)
+    assert fed(connection, wire(Role.CLIENT, TEXT, b"x") + wire(Role.CLIENT, *end)) == []
+    connection.reading_resumed(0.0)
+    connection.receive_eof(0.0)
+    message, closed = connection.events()
+    assert message == Message("x", 1)
+    assert isinstance(closed, Closed)
+    assert closed.info.cause is (Cause.PEER_CLOSE if end[0] == CLOSE else Cause.PROTOCOL_ERROR)
+
+
 class Held(NamedTuple):
     """An end of the peer that comes behind a message in one read, and what it comes to."""
 

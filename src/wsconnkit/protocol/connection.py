@@ -190,7 +190,7 @@ class ConnectionProtocol(SendingSide):
                 except FrameError as error:
                     self._on_end(error)
                     continue
-            if not self._eof_behind_data or self._record.held is not None:
+            if not self._eof_behind_data:
                 return
             self._eof_behind_data = False
             self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
@@ -328,10 +328,10 @@ class ConnectionProtocol(SendingSide):
             self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
 
     def _on_end(self, end: CloseFrame | FrameError) -> None:
-        """Take what ends the connection, but let the application answer the messages before it first."""
+        """Take what ends the connection, but let the application answer the messages before it first, if it can."""
         self._can_read = False
         self._record.hold(end, self._now)
-        if not (self._messages_in_read and self.state is State.OPEN):
+        if not (self._messages_in_read and self.state is State.OPEN) or self._eof_behind_data:
             self._release_end()
 
     def _release_end(self) -> None:
