@@ -28,6 +28,7 @@ from wsconnkit.protocol.events import (
     HeartbeatPinged,
     HeartbeatStalled,
     Message,
+    MessageDiscarded,
     PingReceived,
     PongReceived,
     UnreadWarning,
@@ -609,8 +610,9 @@ def test_messages_after_our_close_are_discarded_and_counted() -> None:
     connection = opened()
     connection.close(1000, "", 0.0)
     data = wire(Role.CLIENT, TEXT, b"a", fin=False) + wire(Role.CLIENT, CONTINUATION, b"b")
-    data += wire(Role.CLIENT, BINARY, b"c") + wire(Role.CLIENT, PONG, b"p")
-    assert fed(connection, data) == [PongReceived(b"p", None)]
+    data += wire(Role.CLIENT, BINARY, b"ccc") + wire(Role.CLIENT, PONG, b"p")
+    discarded = [MessageDiscarded(1), MessageDiscarded(1), MessageDiscarded(3)]
+    assert fed(connection, data) == [*discarded, PongReceived(b"p", None)]
     assert (connection.stats.messages_received, connection.stats.messages_discarded) == (0, 2)
     assert connection.stats.frames.total_frames == 3
     fed(connection, wire(Role.CLIENT, CLOSE, b"\x03\xe8"))

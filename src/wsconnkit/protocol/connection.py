@@ -34,6 +34,7 @@ from wsconnkit.protocol.events import (
     HeartbeatPinged,
     HeartbeatStalled,
     Message,
+    MessageDiscarded,
     PingReceived,
     PongReceived,
     UnreadWarning,
@@ -307,6 +308,7 @@ class ConnectionProtocol(SendingSide):
             self._events.append(FrameSizeWarning(wire_size))
         if self.state is not State.OPEN:
             self.stats.messages_discarded += message.final
+            self._events.append(MessageDiscarded(message.size))
             return
         self.stats.messages_received += message.final
         self._messages_in_read = True
