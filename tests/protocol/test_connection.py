@@ -1163,6 +1163,22 @@ def test_reading_may_be_paused_between_two_events() -> None:
     assert len(list(connection.events())) == 2
 
 
+def test_pings_that_waited_while_we_did_not_read_are_no_flood() -> None:
+    connection = opened(config=ConnectionConfig(heartbeat=None))
+    connection.reading_paused(0.0)
+    connection.reading_resumed(150.0)
+    assert fed(connection, wire(Role.CLIENT, PING) * 150, 150.0) == [PingReceived(b"")] * 150
+    assert connection.state is State.OPEN
+
+
+def test_pings_that_waited_while_we_were_held_up_are_no_flood() -> None:
+    connection = opened(config=ConnectionConfig(heartbeat=HeartbeatConfig(interval=30, timeout=5)))
+    stalled, *pings = fed(connection, wire(Role.CLIENT, PING) * 150, 150.0)
+    assert stalled == HeartbeatStalled(120.0)
+    assert pings == [PingReceived(b"")] * 150
+    assert connection.state is State.OPEN
+
+
 def test_resuming_what_was_not_paused_changes_nothing() -> None:
     connection = opened(config=idle())
     connection.reading_resumed(5.0)

@@ -218,6 +218,7 @@ class ConnectionProtocol(SendingSide):
         if not self._reading_paused:
             self._reading_paused = True
             self._heartbeat.reading_paused(self._now)
+            self._control_rate.reading_paused(self._now)
             if self.state is State.OPEN:
                 self._timers.reading_paused(self._now)
 
@@ -233,6 +234,7 @@ class ConnectionProtocol(SendingSide):
         if self._reading_paused:
             self._reading_paused = False
             self._heartbeat.reading_resumed(self._now)
+            self._control_rate.reading_resumed(self._now)
             self._timers.reading_resumed(self._now)
 
     # Time.
@@ -346,6 +348,7 @@ class ConnectionProtocol(SendingSide):
 
     def _note_stall(self, late_by: float) -> None:
         self.stats.stalls += 1
+        self._control_rate.on_stall(late_by)
         self._events.append(HeartbeatStalled(late_by))
 
     def _beat(self) -> None:
