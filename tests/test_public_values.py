@@ -65,6 +65,7 @@ VALUES: list[object] = [
     wsconnkit.HeartbeatStalled(1.0),
     wsconnkit.Message("text", 4, False),
     wsconnkit.Opened(attempts=3),
+    wsconnkit.MessageDiscarded(1),
     wsconnkit.PingReceived(b"1"),
     wsconnkit.PongReceived(b"1", 0.5),
     PreparedMessage("text"),

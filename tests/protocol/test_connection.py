@@ -28,6 +28,7 @@ from wsconnkit.protocol.events import (
     HeartbeatPinged,
     HeartbeatStalled,
     Message,
+    MessageDiscarded,
     PingReceived,
     PongReceived,
     UnreadWarning,
@@ -609,8 +610,9 @@ def test_messages_after_our_close_are_discarded_and_counted() -> None:
     connection = opened()
     connection.close(1000, "", 0.0)
     data = wire(Role.CLIENT, TEXT, b"a", fin=False) + wire(Role.CLIENT, CONTINUATION, b"b")
-    data += wire(Role.CLIENT, BINARY, b"c") + wire(Role.CLIENT, PONG, b"p")
-    assert fed(connection, data) == [PongReceived(b"p", None)]
+    data += wire(Role.CLIENT, BINARY, b"ccc") + wire(Role.CLIENT, PONG, b"p")
+    discarded = [MessageDiscarded(1), MessageDiscarded(1), MessageDiscarded(3)]
+    assert fed(connection, data) == [*discarded, PongReceived(b"p", None)]
     assert (connection.stats.messages_received, connection.stats.messages_discarded) == (0, 2)
     assert connection.stats.frames.total_frames == 3
     fed(connection, wire(Role.CLIENT, CLOSE, b"\x03\xe8"))
@@ -1161,6 +1163,22 @@ def test_reading_may_be_paused_between_two_events() -> None:
     assert len(list(connection.events())) == 2
 
 
+def test_pings_that_waited_while_we_did_not_read_are_no_flood() -> None:
+    connection = opened(config=ConnectionConfig(heartbeat=None))
+    connection.reading_paused(0.0)
+    connection.reading_resumed(150.0)
+    assert fed(connection, wire(Role.CLIENT, PING) * 150, 150.0) == [PingReceived(b"")] * 150
+    assert connection.state is State.OPEN
+
+
+def test_pings_that_waited_while_we_were_held_up_are_no_flood() -> None:
+    connection = opened(config=ConnectionConfig(heartbeat=HeartbeatConfig(interval=30, timeout=5)))
+    stalled, *pings = fed(connection, wire(Role.CLIENT, PING) * 150, 150.0)
+    assert stalled == HeartbeatStalled(120.0)
+    assert pings == [PingReceived(b"")] * 150
+    assert connection.state is State.OPEN
+
+
 def test_resuming_what_was_not_paused_changes_nothing() -> None:
     connection = opened(config=idle())
     connection.reading_resumed(5.0)
@@ -1206,6 +1224,21 @@ def test_an_end_that_waits_for_answers_does_not_outlast_the_transport() -> None:
     info = eof(connection)
     assert (info.cause, info.code, info.clean) == (Cause.PEER_CLOSE, 1000, True)
     assert connection.next_timer is None
+
+
+@pytest.mark.parametrize("end", [(CLOSE, b"\x03\xe8"), (3, b"")])
+def test_an_end_that_is_found_behind_messages_after_the_transport_has_ended_waits_for_no_answers(
+    end: tuple[int, bytes],
+) -> None:
+    connection = opened()
+    connection.reading_paused(0.0)
+    assert fed(connection, wire(Role.CLIENT, TEXT, b"x") + wire(Role.CLIENT, *end)) == []
+    connection.reading_resumed(0.0)
+    connection.receive_eof(0.0)
+    message, closed = connection.events()
+    assert message == Message("x", 1)
+    assert isinstance(closed, Closed)
+    assert closed.info.cause is (Cause.PEER_CLOSE if end[0] == CLOSE else Cause.PROTOCOL_ERROR)
 
 
 class Held(NamedTuple):

@@ -43,3 +43,18 @@ def test_a_pong_that_answers_a_ping_of_ours_does_not_count() -> None:
     rate.on_pong(0.0, 1000)
     with pytest.raises(FrameError):
         rate.on_pong(0.0, 1000)
+
+
+def test_what_may_have_waited_while_we_did_not_read_does_not_count() -> None:
+    rate = ControlRate(100)
+    rate.reading_paused(1.0)
+    rate.reading_resumed(4.0)
+    assert taken(rate, 4.0) == 300 + 100
+    rate.on_stall(2.5)
+    assert taken(rate, 4.0) == 250
+
+
+def test_without_a_limit_it_does_not_matter_how_long_we_did_not_read() -> None:
+    rate = ControlRate(None)
+    rate.on_stall(1.0)
+    assert taken(rate, 0.0) == 1000

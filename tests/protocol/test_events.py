@@ -21,6 +21,7 @@ INFO = CloseInfo(
 )
 ALL: list[events.Event] = [
     events.Message("é", 2),
+    events.MessageDiscarded(2),
     events.PingReceived(b"p"),
     events.PongReceived(b"p", 0.5),
     events.HeartbeatPinged(1),

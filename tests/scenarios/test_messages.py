@@ -93,6 +93,24 @@ def test_a_message_is_received_frame_by_frame(driver: Driver) -> None:
     driver.run(main)
 
 
+def test_reading_goes_on_when_the_rest_of_a_message_is_dropped_that_was_too_much_to_hold(driver: Driver) -> None:
+    async def main() -> None:
+        arrivals = Arrivals(driver)
+        config = ConnectionConfig(compression=None, queue=QueueConfig(max_bytes=10 * OVERHEAD))
+        async with driver.serve(arrivals, config=config) as server, raw_client(driver, server) as raw:
+            ws = await arrivals.next()
+            await raw.send(Opcode.BINARY, b"first", fin=False)
+            assert await anext(ws.recv_streaming()) == b"first"
+            for _ in range(20):  # more than the server reads, so that the last is read only when there is room again
+                await raw.send(Opcode.CONTINUATION, fin=False)
+            await driver.until(lambda: ws.queued_bytes[0] == 10 * OVERHEAD)
+            await raw.send(Opcode.CONTINUATION)
+            await raw.send(Opcode.TEXT, b"next")
+            assert await ws.recv() == "next"
+
+    driver.run(main)
+
+
 def test_what_arrived_before_the_end_is_received_after_it(driver: Driver) -> None:
     async def main() -> None:
         async with pair(driver) as (client, server):

@@ -122,3 +122,33 @@ def test_who_writes_to_a_peer_that_has_gone_is_told_so_while_nobody_reads() -> N
         Cause.TRANSPORT_LOST,
         "the peer has gone",
     )
+
+
+def test_a_close_frame_that_waits_for_its_turn_behind_messages_is_found_when_the_transport_breaks() -> None:
+    pair = Pair()
+    pair.server.pause()
+    for i in range(100):  # more than are taken at once
+        pair.client.connection.send(str(i), 0.0)
+    pair.client.close()
+    assert pair.server.receive() > 0
+    assert pair.server.inbox.messages < 100
+    pair.server.abort(ConnectionResetError())
+    info = pair.server.close_info
+    assert info is not None
+    assert info.cause is Cause.PEER_CLOSE
+    pair.server.resume()
+    assert pair.server.messages == [str(i) for i in range(100)]
+
+
+def test_messages_that_come_after_our_close_take_turns_as_all_others_do() -> None:
+    pair = Pair()
+    pair.server.close()
+    for _ in range(1000):
+        pair.client.connection.send("late", 0.0)
+    pair.client.pump()
+    assert pair.server.receive() > 0
+    assert 0 < pair.server.connection.stats.messages_discarded < 100
+    pair.run()
+    assert pair.server.connection.stats.messages_discarded == 1000
+    assert pair.server.close_info is not None
+    assert pair.server.close_info.ok

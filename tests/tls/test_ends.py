@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, QueueConfig
 from wsconnkit.protocol.errors import ConnectionClosed, HandshakeInterrupted, InvalidHandshake
@@ -194,6 +195,45 @@ def test_a_client_may_end_in_any_way_while_reading_is_paused(loop: Loop, tls: Tl
         check(end, handler)
 
     loop.run(partial(one_by_one, meet, ENDED))
+
+
+@pytest.mark.parametrize(
+    "end", [End((), notify, last, False) for notify in (False, True) for last in ("FIN", "RST")], ids=str
+)
+def test_a_client_that_has_left_is_noticed_while_nobody_reads(loop: Loop, tls: Tls, end: End) -> None:
+    if loop.name == "trio":
+        pytest.skip("it is TLS on asyncio that holds an end back")
+    heartbeat = HeartbeatConfig(interval=0.05, timeout=0.05)
+    config = replace(CONFIG, heartbeat=heartbeat, queue=QueueConfig(max_messages=2))
+    flood = encode_frame(Opcode.TEXT, b"flood", mask=b"mask") * 100
+
+    def talk(server: Any, is_paused: threading.Event) -> None:
+        peer = dial(server, tls.client)
+        peer.do_handshake()
+        peer.write(UPGRADE + flood)
+        peer.flush()
+        assert is_paused.wait(PATIENCE)
+        end.carry_out(peer, {})
+        peer.sock.close()
+
+    async def main() -> None:
+        is_paused = threading.Event()
+
+        async def handler(ws: Any) -> None:
+            while ws._pump.reading:
+                await loop.turn()
+            is_paused.set()
+            await ws.wait_closed()
+            causes.append(ws.close_info.cause)
+
+        causes: list[Cause] = []
+        async with loop.adapter.serve(handler, "127.0.0.1", 0, ssl=tls.server, config=config) as server:
+            await loop.in_thread(lambda: talk(server, is_paused))
+            while not causes:
+                await loop.turn()
+        assert causes == [Cause.TRANSPORT_LOST]
+
+    loop.run(main)
 
 
 def listening() -> socket.socket:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl as ssl_module
 import sys
 from typing import Any, cast
@@ -24,6 +25,7 @@ class TLSTransport:
         self._is_aborted = False
         self._is_reading = True
         self._is_resuming = False
+        self._is_paused_for_long = False
         self.get_extra_info = transport.get_extra_info
         self.can_write_eof = transport.can_write_eof
 
@@ -57,6 +59,7 @@ class TLSTransport:
     def resume_reading(self) -> None:
         """Read again."""
         self._is_reading = True
+        self._is_paused_for_long = False
         if not self._is_resuming:
             self._is_resuming = True
             self._call_soon(self._resume)
@@ -66,6 +69,16 @@ class TLSTransport:
         if self._is_reading and not self.is_closing():
             self._transport.resume_reading()
 
+    def watch_reading(self) -> None:
+        """End if the peer has, and reading was paused when this was called last and ever since.
+
+        asyncio holds an end back while reading is paused, and drops what is written, so that no write meets it.
+        """
+        if not self._is_reading:
+            if self._is_paused_for_long and self._has_peer_ended():
+                self.abort()
+            self._is_paused_for_long = True
+
     def set_write_buffer_limits(self, high: int, low: int) -> None:
         """As of any transport."""
         if not self._is_lost():
@@ -74,6 +87,17 @@ class TLSTransport:
     def get_write_buffer_size(self) -> int:
         """As of any transport."""
         return 0 if self._is_lost() else self._transport.get_write_buffer_size()
+
+    def _has_peer_ended(self) -> bool:
+        """Tell whether the peer has ended its direction, and all of it was taken from the socket."""
+        sock = self.get_extra_info("socket")
+        if sock is None:
+            return False
+        try:
+            with sock.dup() as peeking:
+                return not peeking.recv(1, socket.MSG_PEEK)
+        except OSError:  # there is nothing to read
+            return False
 
     def _is_lost(self) -> bool:
         """Tell what a transport before Python 3.11 denies until it tells of the end, and raises for meanwhile."""

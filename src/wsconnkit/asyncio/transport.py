@@ -169,9 +169,11 @@ class Transport(asyncio.Protocol):
         """Do nothing: a new socket takes more than what a handshake writes."""
 
     def watch_writing(self) -> None:
-        """Tell what asyncio does not: that less than the high-water mark is stuck, or that some has left."""
+        """Tell what asyncio does not: that less than the high-water mark is stuck, that some has left, or of an end."""
         if self._transport.is_closing():
             return
+        if isinstance(self._transport, TLSTransport):
+            self._transport.watch_reading()
         if self._is_full:
             size = self.get_write_buffer_size()
             if size < self._expected:

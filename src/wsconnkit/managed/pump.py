@@ -14,7 +14,7 @@ from wsconnkit.managed.transport import Transport
 from wsconnkit.protocol.config import QueueConfig
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConcurrencyError, connection_closed
-from wsconnkit.protocol.events import Event, Message
+from wsconnkit.protocol.events import Event, Message, MessageDiscarded
 from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.timers import Timer
@@ -185,6 +185,8 @@ class Pump:
             raise connection_closed(self.core.close_info)
         if self._receiver is not None and not self._receiver.done():
             raise ConcurrencyError("another task waits for messages of this connection already")
+        if not self.reading:
+            self.on_taken()  # what was left of a message that was taken in part is dropped
         self._receiver = self._runtime.future()
         return self._receiver
 
@@ -304,7 +306,9 @@ class Pump:
         while True:
             for event in core.events():
                 budget -= FRAME_COST
-                if type(event) is not Message:
+                if type(event) is MessageDiscarded:
+                    budget -= max(event.size, core.wire_size)
+                elif type(event) is not Message:
                     self._has_news = self._has_news or core.close_info is not None
                     self._on_event(event)
                 elif not (self._is_released and inbox.full):  # else there is no room, and no transport to hold it back

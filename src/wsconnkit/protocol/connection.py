@@ -34,6 +34,7 @@ from wsconnkit.protocol.events import (
     HeartbeatPinged,
     HeartbeatStalled,
     Message,
+    MessageDiscarded,
     PingReceived,
     PongReceived,
     UnreadWarning,
@@ -190,7 +191,7 @@ class ConnectionProtocol(SendingSide):
                 except FrameError as error:
                     self._on_end(error)
                     continue
-            if not self._eof_behind_data or self._record.held is not None:
+            if not self._eof_behind_data:
                 return
             self._eof_behind_data = False
             self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
@@ -217,6 +218,7 @@ class ConnectionProtocol(SendingSide):
         if not self._reading_paused:
             self._reading_paused = True
             self._heartbeat.reading_paused(self._now)
+            self._control_rate.reading_paused(self._now)
             if self.state is State.OPEN:
                 self._timers.reading_paused(self._now)
 
@@ -232,6 +234,7 @@ class ConnectionProtocol(SendingSide):
         if self._reading_paused:
             self._reading_paused = False
             self._heartbeat.reading_resumed(self._now)
+            self._control_rate.reading_resumed(self._now)
             self._timers.reading_resumed(self._now)
 
     # Time.
@@ -307,6 +310,7 @@ class ConnectionProtocol(SendingSide):
             self._events.append(FrameSizeWarning(wire_size))
         if self.state is not State.OPEN:
             self.stats.messages_discarded += message.final
+            self._events.append(MessageDiscarded(message.size))
             return
         self.stats.messages_received += message.final
         self._messages_in_read = True
@@ -328,10 +332,10 @@ class ConnectionProtocol(SendingSide):
             self._events.append(PongReceived(payload, self._heartbeat.on_pong(payload, self._now)))
 
     def _on_end(self, end: CloseFrame | FrameError) -> None:
-        """Take what ends the connection, but let the application answer the messages before it first."""
+        """Take what ends the connection, but let the application answer the messages before it first, if it can."""
         self._can_read = False
         self._record.hold(end, self._now)
-        if not (self._messages_in_read and self.state is State.OPEN):
+        if not (self._messages_in_read and self.state is State.OPEN) or self._eof_behind_data:
             self._release_end()
 
     def _release_end(self) -> None:
@@ -344,6 +348,7 @@ class ConnectionProtocol(SendingSide):
 
     def _note_stall(self, late_by: float) -> None:
         self.stats.stalls += 1
+        self._control_rate.on_stall(late_by)
         self._events.append(HeartbeatStalled(late_by))
 
     def _beat(self) -> None:

@@ -9,17 +9,32 @@ from wsconnkit.protocol.frames import FrameError
 
 
 class ControlRate:
-    """Counts the pings of a peer, and the pongs that answer no ping of ours.
+    """Counts the pings of a peer, and the pongs that answer no ping of ours, but not those that waited for us.
 
     limit: frames a second, and at once; None for any number.
     """
 
-    __slots__ = ("_answers", "_bucket", "_limit")
+    __slots__ = ("_answers", "_bucket", "_limit", "_paused_at", "_waiting")
 
     def __init__(self, limit: int | None) -> None:
         self._limit = limit
         self._bucket: TokenBucket | None = None  # until there is something to count
         self._answers = 0
+        self._paused_at = 0.0
+        self._waiting = 0.0  # frames that the peer may have sent while we did not read
+
+    def reading_paused(self, now: float) -> None:
+        """We have stopped reading: what is sent from now on will come at once."""
+        self._paused_at = now
+
+    def reading_resumed(self, now: float) -> None:
+        """We read again, after `reading_paused`."""
+        self.on_stall(now - self._paused_at)
+
+    def on_stall(self, seconds: float) -> None:
+        """We have not read for so long."""
+        if self._limit is not None:
+            self._waiting += self._limit * seconds
 
     def on_pong(self, now: float, pings_sent: int) -> None:
         """A pong has arrived, after so many pings of ours in all. Raises FrameError as `on_ping`."""
@@ -31,6 +46,9 @@ class ControlRate:
     def on_ping(self, now: float) -> None:
         """A ping has arrived. Raises FrameError when it is one too many."""
         if self._limit is None:
+            return
+        if self._waiting >= 1:
+            self._waiting -= 1
             return
         if self._bucket is None:
             self._bucket = TokenBucket(RateLimit(self._limit, period=1.0), now=now)

@@ -21,6 +21,13 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class MessageDiscarded:
+    """A message, or one frame of it, came after the end had begun, and nobody gets it; `size` as in `Message`."""
+
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
 class PingReceived:
     """A ping arrived; while the connection is open it is answered without further ado."""
 
@@ -72,6 +79,7 @@ class Closed:
 
 Event: TypeAlias = (
     Message
+    | MessageDiscarded
     | PingReceived
     | PongReceived
     | HeartbeatPinged
