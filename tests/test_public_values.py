@@ -75,6 +75,7 @@ VALUES: list[object] = [
     wsconnkit.Retrying(attempt=1, delay=2.0, refresh=False, error=OSError(1, "x")),
     wsconnkit.Stopped(attempts=1, error=wsconnkit.InvalidStatus(RESPONSE)),
     ServerStats(),
+    wsconnkit.Setting("PING_INTERVAL", "30000", "default", "ms"),
     TrustedProxies(["10.0.0.0/8"]),
     wsconnkit.UnreadWarning(1.0),
     wsconnkit.UpgradeRequest("/", HEADERS, "key", ("chat",), (ExtensionOffer("x", (("a", None),)),)),
