@@ -20,7 +20,7 @@ def test_in_a_pipe_each_setting_is_a_line_of_aligned_columns(run: Any) -> None:
     shown = run("check-config")
     assert (shown.returncode, shown.stderr) == (0, "")
     rows = rows_of(shown.stdout)
-    assert len(rows) == 37
+    assert len(rows) == 38
     assert rows["PING_INTERVAL"] == ("30000 ms", "default")
     assert rows["MAX_FRAME_SIZE"] == ("1048576 bytes", "default")
     assert rows["MAX_HEADERS"] == ("128", "default")

@@ -75,6 +75,7 @@ MAY_BE_EMPTY = [
     "TLS_CERT_FILE",
     "TLS_KEY_FILE",
     "METRICS_ADDRESS",
+    "METRICS_TOKEN",
 ]
 MAY_BE_OFF = [
     "PING_INTERVAL",
@@ -386,7 +387,7 @@ def test_an_empty_value_is_bad_where_there_is_a_default() -> None:
 @pytest.mark.parametrize("text", [" ", "\t\n", " " * 64, "\u3000" * 32])
 def test_nothing_but_spaces_is_bad_there_too_and_where_it_would_let_everyone_in(text: str) -> None:
     problems = problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], text))
-    assert names(problems) == sorted([*(DEFAULTS), *VERIFYING])
+    assert names(problems) == sorted([*DEFAULTS, *VERIFYING, "METRICS_TOKEN"])
 
 
 def test_lines_of_a_file_that_are_no_settings_are_told_with_all_other_problems(tmp_path: Path) -> None:
@@ -436,6 +437,15 @@ def test_a_claim_is_printable_text(name: str) -> None:
     assert problems == [f"{name} is 'a\\udcffb'; it must be printable text"]
     described = settings_of(**{name: " any text: é ", "JWT_SECRET": SECRET}).describe()
     assert (name, "any text: é", "environment", "") in described
+
+
+def test_a_token_for_metrics_that_is_none_is_told_by_its_length() -> None:
+    for text in ("s3cret", "s3cret with spaces in it", "s3cret" * 3 + "\udcff"):
+        (problem,) = problems_of(METRICS_TOKEN=text)
+        length = len(text.encode("utf-8", "replace"))
+        assert problem == (
+            f"METRICS_TOKEN is {length} bytes long; it must be at least 16 characters of ASCII without spaces"
+        )
 
 
 # Authentication
@@ -512,7 +522,7 @@ def test_claims_need_something_that_verifies_them(name: str) -> None:
 
 
 def test_a_secret_is_shown_nowhere() -> None:
-    settings = settings_of(JWT_SECRET=SECRET)
+    settings = settings_of(JWT_SECRET=SECRET, METRICS_TOKEN=SECRET)
     for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.describe())):
         assert SECRET not in text
     for variables in ({"JWT_SECRET": "short secret"}, {"JWT_SECRET": SECRET, "PING_INTERVAL": "0"}):
@@ -789,8 +799,9 @@ def test_whatever_is_given_is_told_as_bad_or_makes_all_that_a_server_needs(varia
     made: list[Any] = [settings.config, settings.admission, settings.proxies, settings.describe()]
     assert None not in made
     assert (settings.authenticator() is not None) is settings.authenticates
-    described = {name: value for name, value, *_ in settings.describe() if name != "JWT_SECRET"}
-    again = settings_of(**described, JWT_SECRET=variables.get("JWT_SECRET", ""))
+    secrets = {name: variables.get(name, "") for name in ("JWT_SECRET", "METRICS_TOKEN")}
+    described = {name: value for name, value, *_ in settings.describe() if name not in secrets}
+    again = settings_of(**described, **secrets)
     assert again.model_dump() == settings.model_dump()
 
 
@@ -814,6 +825,7 @@ def test_the_arguments_are_what_the_settings_say(pem: Path) -> None:
         WEBSOCKET_PATH="/chat",
         TLS_CERT_FILE=str(pem / "both"),
         METRICS_ADDRESS="127.0.0.1:9090",
+        METRICS_TOKEN=SECRET,
         DRAIN_WINDOW="2000",
         DRAIN_GRACE="1000",
         ALLOWED_ORIGINS="https://a.example",
@@ -826,7 +838,7 @@ def test_the_arguments_are_what_the_settings_say(pem: Path) -> None:
     assert isinstance(arguments["authenticate"], JWTAuthenticator)
     assert arguments["reauthenticate"]
     assert arguments["drain"] == DrainConfig(window=2.0, grace=1.0)
-    assert arguments["endpoints"] == ("127.0.0.1", 9090)
+    assert (arguments["endpoints"], arguments["metrics_token"]) == (("127.0.0.1", 9090), SECRET)
     assert (arguments["origins"], arguments["allowed_hosts"]) == (("https://a.example",), ("a.example",))
     assert (arguments["config"], arguments["admission"]) == (settings.config, settings.admission)
     forwarded = Headers([("X-Forwarded-For", "192.0.2.7")])
@@ -836,4 +848,5 @@ def test_the_arguments_are_what_the_settings_say(pem: Path) -> None:
 def test_without_anything_that_verifies_tokens_everyone_is_let_in() -> None:
     arguments = settings_of().serve_arguments()
     assert (arguments["authenticate"], arguments["reauthenticate"], arguments["ssl"]) == (None, False, None)
+    assert arguments["metrics_token"] is None
     assert arguments["allowed_hosts"] is None

@@ -25,6 +25,7 @@ from wsconnkit.service.drain import DrainConfig
 from wsconnkit.service.hosts import AllowedHosts
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.proxies import TrustedProxies
+from wsconnkit.service.serveoptions import METRICS_TOKEN, is_metrics_token
 from wsconnkit.service.settingsfile import read_settings_file
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ _DEFAULT_FILE = Path(".env")
 _MAX_INTEGER = 2**31 - 1
 _FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
 _OFF = "off"
+_SECRETS = ("JWT_SECRET", "METRICS_TOKEN")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 _ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
 _PREMIUM, _ENTERPRISE = 300, 1000
@@ -88,6 +90,7 @@ class SettingsArguments(TypedDict):
     admission: AdmissionConfig
     drain: DrainConfig
     endpoints: bool | tuple[str, int]
+    metrics_token: str | None
 
 
 # What makes a value of a variable's text, and says what is allowed when it cannot. Where nothing verifies tokens unless
@@ -194,6 +197,14 @@ def _secret(text: str) -> SecretBytes | None:
     return SecretBytes(secret)
 
 
+def _metrics_token(text: str) -> SecretBytes | None:
+    if not text:
+        return None
+    if not is_metrics_token(text):
+        raise ValueError(f"it must be {METRICS_TOKEN}")
+    return SecretBytes(text.encode())
+
+
 def _domain(text: str, info: ValidationInfo) -> str | None:
     if not text:
         return None
@@ -269,6 +280,7 @@ class Settings(BaseSettings):
     auth_domain: the host whose JSON Web Key Set verifies tokens.
     auth_audience, auth_issuer: what tokens must name.
     endpoints: of `serve`: where /healthz, /readyz and /metrics are.
+    metrics_token: what those must bring who read /metrics; None for nothing.
     handshake_timeout, ping_interval, pong_timeout, idle_timeout, close_timeout, drain_window, drain_grace: seconds;
         ping_interval is None for no heartbeat, idle_timeout for no such limit.
     max_header_size, max_head_size: bytes of one header, or the target, and of all together.
@@ -295,6 +307,7 @@ class Settings(BaseSettings):
     tls_cert_file: Annotated[str | None, BeforeValidator(_file)] = _variable("TLS_CERT_FILE")
     tls_key_file: Annotated[str | None, BeforeValidator(_key_file)] = _variable("TLS_KEY_FILE")
     endpoints: Annotated[bool | tuple[str, int], BeforeValidator(_endpoints)] = _variable("METRICS_ADDRESS")
+    metrics_token: Annotated[SecretBytes | None, BeforeValidator(_metrics_token)] = _variable("METRICS_TOKEN")
     handshake_timeout: _Seconds = _variable("HANDSHAKE_TIMEOUT", "10000")
     max_headers: _Count = _variable("MAX_HEADERS", "128")
     max_header_size: _Bytes = _variable("MAX_HEADER_SIZE", "8192")
@@ -485,6 +498,7 @@ class Settings(BaseSettings):
             "admission": self.admission,
             "drain": DrainConfig(window=self.drain_window, grace=self.drain_grace),
             "endpoints": self.endpoints,
+            "metrics_token": self.metrics_token.get_secret_value().decode() if self.metrics_token else None,
         }
 
     def ssl_context(self) -> ssl_module.SSLContext | None:
@@ -550,7 +564,7 @@ class Settings(BaseSettings):
 
 def _problem(error: ErrorDetails) -> str:
     name, text = error["loc"][0], error["input"]
-    value = f"{len(text.encode('utf-8', 'replace'))} bytes long" if name == "JWT_SECRET" else repr(text)
+    value = f"{len(text.encode('utf-8', 'replace'))} bytes long" if name in _SECRETS else repr(text)
     return f"{name} is {value}; {error['ctx']['error']}"
 
 
