@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -786,6 +786,7 @@ TEXTS = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first draw makes a table of Unicode
 @given(st.dictionaries(st.sampled_from([*DEFAULTS, *MAY_BE_EMPTY]), TEXTS))
 def test_whatever_is_given_is_told_as_bad_or_makes_all_that_a_server_needs(variables: dict[str, str]) -> None:
     try:

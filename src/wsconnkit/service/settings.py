@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import ssl as ssl_module
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, final
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, final
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretBytes, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -27,6 +27,19 @@ from wsconnkit.service.origins import Origins
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.serveoptions import METRICS_TOKEN, is_metrics_token
 from wsconnkit.service.settingsfile import read_settings_file
+from wsconnkit.service.variables import (
+    OFF,
+    integer,
+    list_of,
+    one_of,
+    or_off,
+    parse_endpoints,
+    parse_file,
+    parse_flag,
+    parse_host,
+    parse_path,
+    seconds,
+)
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -34,15 +47,9 @@ if TYPE_CHECKING:
 
     from wsconnkit.service.auth import JWTAuthenticator
 
-T = TypeVar("T")
-
 _DEFAULT_FILE = Path(".env")
-_MAX_INTEGER = 2**31 - 1
-_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
-_OFF = "off"
 _SECRETS = ("JWT_SECRET", "METRICS_TOKEN")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
-_ADDRESS = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9.-]+)):([0-9]{1,5})")
 _PREMIUM, _ENTERPRISE = 300, 1000
 """Requests a minute."""
 _LIKENESS = 0.85
@@ -93,93 +100,18 @@ class SettingsArguments(TypedDict):
     metrics_token: str | None
 
 
-# What makes a value of a variable's text, and says what is allowed when it cannot. Where nothing verifies tokens unless
-# it is set, only an empty text sets nothing: one of spaces must not let everyone in.
-
-
-def _integer(low: int = 1, high: int = _MAX_INTEGER, unit: str = "") -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        text = text.strip()
-        # Digits only: int() would also take "1_000" and digits of other scripts. Ten are enough for the highest.
-        if text.isascii() and text.isdecimal() and len(text) <= 10 and low <= int(text) <= high:
-            return int(text)
-        raise ValueError(f"it must be an integer, {low} to {high}{unit and ' ' + unit}")
-
-    return parse
-
-
-def _seconds(low: int = 1) -> Callable[[str], float]:
-    milliseconds = _integer(low, unit="milliseconds")
-    return lambda text: milliseconds(text) / 1000
-
-
-def _or_off(parse: Callable[[str], T]) -> Callable[[str], T | None]:
-    def parse_or_off(text: str) -> T | None:
-        if text.strip().lower() == _OFF:
-            return None
-        try:
-            return parse(text)
-        except ValueError as error:
-            raise ValueError(f"{error}, or {_OFF}") from None
-
-    return parse_or_off
+# What depends on other variables, or is a secret. Where nothing verifies tokens unless it is set, only an empty text
+# sets nothing: one of spaces must not let everyone in.
 
 
 def _count_or_none(text: str) -> int | None:
-    return _or_off(_integer())(text) if text.strip() else None
-
-
-def _flag(text: str) -> bool:
-    if (word := text.strip().lower()) in _FLAGS:
-        return _FLAGS[word]
-    raise ValueError("it must be true or false (also 1, yes, on, 0, no, off)")
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    words = {word.lower(): word for word in allowed}
-
-    def parse(text: str) -> str:
-        if (word := text.strip().lower()) in words:
-            return words[word]
-        raise ValueError(f"it must be one of {', '.join(allowed)}")
-
-    return parse
-
-
-def _path(text: str) -> str:
-    text = text.strip()
-    if text.startswith("/") and text.isascii() and text.isprintable() and not any(char in " ?#" for char in text):
-        return text
-    raise ValueError("it must be a path in ASCII that starts with '/', without spaces, '?' and '#'")
-
-
-def _host(text: str) -> str:
-    text = text.strip()
-    if text and text.isprintable() and not any(char in " /@" for char in text):
-        return text
-    raise ValueError("it must be a host's name or an address, such as '127.0.0.1', or '0.0.0.0' for all of IPv4")
-
-
-def _endpoints(text: str) -> bool | tuple[str, int]:
-    text = text.strip()
-    if text.lower() in ("", _OFF):
-        return not text
-    match = _ADDRESS.fullmatch(text)
-    if match is None or not 0 < int(match[3]) <= 65535:
-        raise ValueError(f"it must be host:port, such as '127.0.0.1:9090' or '[::1]:9090', or {_OFF}")
-    return match[1] or match[2], int(match[3])
-
-
-def _file(text: str) -> str | None:
-    if "\0" in text:
-        raise ValueError("it must be the path of a file")
-    return text.strip() or None
+    return or_off(integer())(text) if text.strip() else None
 
 
 def _key_file(text: str, info: ValidationInfo) -> str | None:
     if text.strip() and not _may_be_set(info, "tls_cert_file"):
         raise ValueError("it must not be set without TLS_CERT_FILE: the key of a certificate")
-    return _file(text)
+    return parse_file(text)
 
 
 def _secret(text: str) -> SecretBytes | None:
@@ -232,22 +164,9 @@ def _may_be_set(info: ValidationInfo, field: str) -> bool:
     return info.data.get(field, "refused") is not None
 
 
-def _list_of(what: str, check: Callable[[list[str]], object]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        items = tuple(item.strip() for item in text.split(",")) if text.strip() else ()
-        for item in items:
-            try:
-                check([item])
-            except ValueError:
-                raise ValueError(f"it must be {what}, separated by commas; {item!r} is none") from None
-        return items
-
-    return parse
-
-
-_origins = _list_of("origins such as 'https://example.org', or 'null'", Origins)
-_hosts = _list_of("hosts such as 'example.org' or '*.example.org', without a port", AllowedHosts)
-_networks = _list_of(
+_origins = list_of("origins such as 'https://example.org', or 'null'", Origins)
+_hosts = list_of("hosts such as 'example.org' or '*.example.org', without a port", AllowedHosts)
+_networks = list_of(
     "addresses, networks such as '10.0.0.0/8' with no bits set behind the prefix, or 'unix'", TrustedProxies
 )
 
@@ -258,14 +177,14 @@ def _rates(per_minute: int | None) -> Rates:
 
 
 # A text in the annotation is the unit of the variable.
-_Count = Annotated[int, BeforeValidator(_integer())]
-_CountOrOff = Annotated[int | None, BeforeValidator(_or_off(_integer()))]
-_Bytes = Annotated[int, BeforeValidator(_integer(unit="bytes")), "bytes"]
-_Seconds = Annotated[float, BeforeValidator(_seconds()), "ms"]
-_SecondsOrZero = Annotated[float, BeforeValidator(_seconds(0)), "ms"]
-_SecondsOrOff = Annotated[float | None, BeforeValidator(_or_off(_seconds())), "ms"]
-_LogLevel = Annotated[str, BeforeValidator(_one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))]
-_LogFormat = Annotated[Literal["json", "text"], BeforeValidator(_one_of("json", "text"))]
+_Count = Annotated[int, BeforeValidator(integer())]
+_CountOrOff = Annotated[int | None, BeforeValidator(or_off(integer()))]
+_Bytes = Annotated[int, BeforeValidator(integer(unit="bytes")), "bytes"]
+_Seconds = Annotated[float, BeforeValidator(seconds()), "ms"]
+_SecondsOrZero = Annotated[float, BeforeValidator(seconds(0)), "ms"]
+_SecondsOrOff = Annotated[float | None, BeforeValidator(or_off(seconds())), "ms"]
+_LogLevel = Annotated[str, BeforeValidator(one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))]
+_LogFormat = Annotated[Literal["json", "text"], BeforeValidator(one_of("json", "text"))]
 
 
 def _variable(name: str, default: str = "") -> Any:
@@ -301,12 +220,12 @@ class Settings(BaseSettings):
     auth_domain: Annotated[str | None, BeforeValidator(_domain)] = _variable("SUPABASE_AUTH_DOMAIN")
     auth_audience: Annotated[str | None, BeforeValidator(_claim)] = _variable("SUPABASE_AUTH_AUDIENCE")
     auth_issuer: Annotated[str | None, BeforeValidator(_claim)] = _variable("SUPABASE_AUTH_ISSUER")
-    host: Annotated[str, BeforeValidator(_host)] = _variable("WEBSOCKET_HOST", "127.0.0.1")
-    port: Annotated[int, BeforeValidator(_integer(0, 65535))] = _variable("WEBSOCKET_PORT", "3001")
-    path: Annotated[str, BeforeValidator(_path)] = _variable("WEBSOCKET_PATH", "/ws")
-    tls_cert_file: Annotated[str | None, BeforeValidator(_file)] = _variable("TLS_CERT_FILE")
+    host: Annotated[str, BeforeValidator(parse_host)] = _variable("WEBSOCKET_HOST", "127.0.0.1")
+    port: Annotated[int, BeforeValidator(integer(0, 65535))] = _variable("WEBSOCKET_PORT", "3001")
+    path: Annotated[str, BeforeValidator(parse_path)] = _variable("WEBSOCKET_PATH", "/ws")
+    tls_cert_file: Annotated[str | None, BeforeValidator(parse_file)] = _variable("TLS_CERT_FILE")
     tls_key_file: Annotated[str | None, BeforeValidator(_key_file)] = _variable("TLS_KEY_FILE")
-    endpoints: Annotated[bool | tuple[str, int], BeforeValidator(_endpoints)] = _variable("METRICS_ADDRESS")
+    endpoints: Annotated[bool | tuple[str, int], BeforeValidator(parse_endpoints)] = _variable("METRICS_ADDRESS")
     metrics_token: Annotated[SecretBytes | None, BeforeValidator(_metrics_token)] = _variable("METRICS_TOKEN")
     handshake_timeout: _Seconds = _variable("HANDSHAKE_TIMEOUT", "10000")
     max_headers: _Count = _variable("MAX_HEADERS", "128")
@@ -315,9 +234,9 @@ class Settings(BaseSettings):
     ping_interval: _SecondsOrOff = _variable("PING_INTERVAL", "30000")
     pong_timeout: _Seconds = _variable("PONG_TIMEOUT", "5000")
     max_missed_pongs: _Count = _variable("MAX_MISSED_PONGS", "3")
-    compression_enabled: Annotated[bool, BeforeValidator(_flag)] = _variable("COMPRESSION_ENABLED", "true")
-    compression_level: Annotated[int, BeforeValidator(_integer(high=9))] = _variable("COMPRESSION_LEVEL", "6")
-    compression_threshold: Annotated[int, BeforeValidator(_integer(0, unit="bytes")), "bytes"] = _variable(
+    compression_enabled: Annotated[bool, BeforeValidator(parse_flag)] = _variable("COMPRESSION_ENABLED", "true")
+    compression_level: Annotated[int, BeforeValidator(integer(high=9))] = _variable("COMPRESSION_LEVEL", "6")
+    compression_threshold: Annotated[int, BeforeValidator(integer(0, unit="bytes")), "bytes"] = _variable(
         "COMPRESSION_THRESHOLD", "1024"
     )
     max_frame_size: _Bytes = _variable("MAX_FRAME_SIZE", "1048576")
@@ -575,7 +494,7 @@ def _unit_of(field: FieldInfo) -> str:
 def _text_of(value: object, field: FieldInfo) -> str:
     """Return `value` as its variable would have it."""
     if field.alias == "METRICS_ADDRESS":
-        return authority(*value) if isinstance(value, tuple) else "" if value else _OFF
+        return authority(*value) if isinstance(value, tuple) else "" if value else OFF
     if isinstance(value, SecretBytes):
         return f"*** ({len(value)} bytes)"
     if isinstance(value, float):
@@ -585,5 +504,5 @@ def _text_of(value: object, field: FieldInfo) -> str:
     if isinstance(value, tuple):
         return ",".join(value)
     if value is None:
-        return _OFF if field.default else ""
+        return OFF if field.default else ""
     return str(value)
