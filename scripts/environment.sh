@@ -17,7 +17,7 @@ prepare() {
       echo "$python has no venv and pip; on Debian and Ubuntu: apt install python3-venv" >&2
       exit 1
     }
-    echo "Installing wsconnkit and what it needs into $venv, once: about $3 seconds, most of it downloads." >&2
+    echo "Installing wsconnkit and what it needs into $venv, once; that takes up to a minute." >&2
     "$python" -m venv "$venv"
     "$venv/bin/python" -m pip install --disable-pip-version-check --editable ".[$2]" >&2
     printf '%s\n' "$wanted" >"$venv/installed"
