@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import secrets
 import signal
@@ -167,6 +168,27 @@ def test_clients_that_leave_before_the_answer_are_no_error(example: str, monkeyp
         finally:
             server.kill()
     assert (server.returncode, stderr) == (0, "")
+
+
+def test_the_server_from_settings_listens_where_they_say_and_drains_as_they_say() -> None:
+    port = free_port()
+    code = "import asyncio; from settings_server import main; asyncio.run(main())"
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=EXAMPLES,
+        env={**os.environ, "WEBSOCKET_PORT": str(port), "DRAIN_WINDOW": "0"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as server:
+        try:
+            wait_for(server, port)
+            assert run("echo_client.py", port).splitlines()[0] == "hello"
+            server.send_signal(signal.SIGTERM)
+            stdout, stderr = server.communicate()
+        finally:
+            server.kill()
+    assert (server.returncode, stdout, stderr) == (0, "drained 0 connections in 0.0 s\n", "")
 
 
 def test_the_reconnecting_client_waits_for_its_server() -> None:

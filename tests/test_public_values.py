@@ -19,6 +19,7 @@ from wsconnkit.machines.framesize import Violation
 from wsconnkit.protocol.deflate import DeflateParams
 from wsconnkit.protocol.http import ExtensionOffer
 from wsconnkit.service.drain import Drained, Outcome
+from wsconnkit.testing import Stalled
 
 INFO = wsconnkit.CloseInfo(
     cause=wsconnkit.Cause.TRANSPORT_LOST,
@@ -76,6 +77,7 @@ VALUES: list[object] = [
     wsconnkit.Retrying(attempt=1, delay=2.0, refresh=False, error=OSError(1, "x")),
     wsconnkit.Stopped(attempts=1, error=wsconnkit.InvalidStatus(RESPONSE)),
     ServerStats(),
+    wsconnkit.Setting("PING_INTERVAL", "30000", "default", "ms"),
     TrustedProxies(["10.0.0.0/8"]),
     wsconnkit.UnreadWarning(1.0),
     wsconnkit.UpgradeRequest("/", HEADERS, "key", ("chat",), (ExtensionOffer("x", (("a", None),)),)),
@@ -98,12 +100,14 @@ VALUES: list[object] = [
     wsconnkit.RequestError.from_payload(["no", "object"]),
     wsconnkit.RequestTimeout("late"),
     wsconnkit.WsconnkitError("base"),
+    Stalled("all wait"),
 ]
 
 LIVE = {
     # What does something, or belongs to what does: a machine, a connection, a server, a formatter.
     *("Admitted", "Backoff", "ClientHandshake", "Closing", "Connection", "ConnectionProtocol", "Deadlines"),
-    *("Endpoint", "FrameSize", "Heartbeat", "Inbox", "JSONFormatter", "JWTAuthenticator", "Manager", "Pair", "Pipe"),
+    *("Endpoint", "FrameSize", "Heartbeat", "Inbox", "JSONFormatter", "JWTAuthenticator", "Manager", "Network"),
+    *("Pair", "Pipe", "Runtime"),
     *("ReconnectingClient", "Request", "RequestRouter", "Server", "ServerHandshake", "ServerMetrics", "TokenBucket"),
     *("TokenBuckets", "VirtualClock", "connect", "serve", "attach"),
 }

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from wsconnkit.observe.metrics import render_metrics as render_metrics
     from wsconnkit.service.auth import JWTAuthenticator as JWTAuthenticator
     from wsconnkit.service.settings import BadSettings as BadSettings
+    from wsconnkit.service.settings import Setting as Setting
     from wsconnkit.service.settings import Settings as Settings
 
 __version__ = "0.1.0"
@@ -184,6 +185,7 @@ _LAZY = {
     "JSONFormatter": ("logs", "wsconnkit.observe.logs"),
     "JWTAuthenticator": ("crypto", "wsconnkit.service.auth"),
     "ServerMetrics": ("prometheus", "wsconnkit.observe.metrics"),
+    "Setting": ("settings", "wsconnkit.service.settings"),
     "Settings": ("settings", "wsconnkit.service.settings"),
     "render_metrics": ("prometheus", "wsconnkit.observe.metrics"),
 }

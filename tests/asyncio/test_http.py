@@ -137,6 +137,17 @@ def test_the_pages_may_be_on_a_port_of_their_own(run: Run) -> None:
     run(main())
 
 
+def test_metrics_on_a_port_of_their_own_can_want_a_token(run: Run) -> None:
+    async def main() -> None:
+        arguments: dict[str, Any] = {"metrics": render_metrics, "metrics_token": "0123456789abcdef"}
+        async with serve(Arrivals(), "127.0.0.1", 0, endpoints=("127.0.0.1", 0), **arguments) as server:
+            assert (await get(server, "/metrics", at=1)).status == 401
+            more = [("Authorization", "Bearer 0123456789abcdef")]
+            assert (await get(server, "/metrics", at=1, more=more)).status == 200
+
+    run(main())
+
+
 def test_the_pages_may_be_on_no_port(run: Run) -> None:
     async def main() -> None:
         async with serve(Arrivals(), "127.0.0.1", 0, path="/ws", endpoints=False, metrics=render_metrics) as server:

@@ -18,6 +18,7 @@ COMMAND = [sys.executable, "-W", "error", "-X", "utf8", "-m", "wsconnkit"]
 LIMIT = 30.0
 OURS = re.compile(
     r"SUPABASE_|JWT_|WEBSOCKET_|PING_|PONG_|MAX_|COMPRESSION_|FRAME_|IDLE_|CLOSE_|RATE_|ALLOWED_|TRUSTED_|DRAIN_|LOG_"
+    r"|TLS_|METRICS_|HANDSHAKE_"
     r"|FORCE_COLOR|NO_COLOR|TERM$|PYTHON"
 )
 

@@ -2,25 +2,33 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import threading
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from wsconnkit.asyncio import Connection, serve
 from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.upgrade import UpgradeRequest
+from wsconnkit.service.principal import Principal
 
 CLEAN = "Closed: 1000 (normal closure), begun by us, cause local_close."
 
 
 @contextlib.contextmanager
-def server(handler: Callable[[Connection], Awaitable[None]], path: str | None = None) -> Iterator[str]:
+def server(
+    handler: Callable[[Connection], Awaitable[None]], tls: ssl.SSLContext | None = None, **arguments: Any
+) -> Iterator[str]:
     """Serve `handler` in a thread for the length of the block."""
     ready: list[str] = []
     is_ready = threading.Event()
@@ -30,7 +38,8 @@ def server(handler: Callable[[Connection], Awaitable[None]], path: str | None = 
         task = asyncio.current_task()
         assert task is not None
         stops.append(lambda: loop.call_soon_threadsafe(task.cancel))
-        async with serve(handler, "127.0.0.1", 0, path=path, config=ConnectionConfig(compression=None)) as running:
+        config = ConnectionConfig(compression=None)
+        async with serve(handler, "127.0.0.1", 0, ssl=tls, config=config, **arguments) as running:
             ready.append(f"ws://127.0.0.1:{running.sockets[0].getsockname()[1]}/ws")
             is_ready.set()
             await running.serve_forever()
@@ -251,6 +260,20 @@ def test_a_long_refusal_is_cut_but_never_within_a_token(run: Any) -> None:
     assert told.endswith(f"HTTP 403 Forbidden: {'x' * 190} /ws?***yy")
 
 
+@pytest.mark.parametrize(
+    ("status", "after", "told"),
+    [
+        ("429 Too Many Requests", "12", "12 s"),
+        ("503 Service Unavailable", "Wed, 21 Oct 2026 07:28:00 GMT", "Wed, 21 Oct 2026 07:28:00 GMT"),
+    ],
+)
+def test_a_refusal_for_now_is_told_with_when_to_try_again(run: Any, status: str, after: str, told: str) -> None:
+    answer = f"HTTP/1.1 {status}\r\nRetry-After: {after}\r\nContent-Length: 4\r\n\r\nfull"
+    with http_server(answer.encode()) as uri:
+        error = failed(run("connect", uri))
+    assert error == f"cannot connect to {uri}: the server refused with HTTP {status} (Retry-After: {told}): full"
+
+
 def test_a_refusal_without_a_body_is_told_by_its_status(run: Any) -> None:
     with http_server(b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\n\r\n") as uri:
         told = failed(run("connect", uri))
@@ -274,9 +297,142 @@ def test_tls_to_a_server_without_it_is_told_in_one_line(run: Any) -> None:
         assert failed(run("connect", uri)).startswith(f"cannot connect to {uri}: TLS failed: ")
 
 
+# Options
+
+
+@contextlib.contextmanager
+def tls_server(directory: Path) -> Iterator[str]:
+    """Serve at localhost with a certificate whose authority is `ca.pem` of `directory`."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(directory / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(context)
+    with server(echo, tls=context) as uri:
+        yield uri.replace("ws://127.0.0.1", "wss://localhost")
+
+
+def test_token_headers_origin_and_subprotocols_are_sent(run: Any) -> None:
+    sent: list[str | None] = []
+
+    async def note(token: str | None, request: UpgradeRequest) -> Principal:
+        sent.extend(request.headers.get(name) for name in ("Authorization", "Origin", "X-One", "X-Two"))
+        return Principal(subject="alice")
+
+    options = ["--token", "s3cret", "--origin", "https://a.example", "--header", "X-One: 1", "--header", "X-Two:a: b"]
+    with server(echo, subprotocols=["two", "one"], origins=None, authenticate=note) as uri:
+        ended = run("connect", *options, "--subprotocol", "one", "--subprotocol", "two", uri)
+    assert ended.returncode == 0
+    assert sent == ["Bearer s3cret", "https://a.example", "1", "a: b"]
+    assert ended.stderr.splitlines()[0] == f"Connected to {uri}, subprotocol two."
+    assert "s3cret" not in ended.stderr
+
+
+def test_what_options_bring_is_not_shown_when_it_is_refused(run: Any) -> None:
+    body = b"neither s3cret-token nor s3cret-cookie"
+    with http_server(b"HTTP/1.1 401 No\r\nContent-Length: %d\r\n\r\n" % len(body) + body) as uri:
+        told = failed(run("connect", uri, "--token", "s3cret-token", "--header", "Cookie: s3cret-cookie"))
+    assert told == f"cannot connect to {uri}: the server refused with HTTP 401 Unauthorized: neither *** nor ***"
+
+
+def test_a_certificate_is_checked_against_the_given_authority(run: Any, tmp_path: Path) -> None:
+    with tls_server(tmp_path) as uri:
+        ended = run("connect", uri, "--cafile", "ca.pem", stdin="hello\n")
+        assert (ended.returncode, ended.stdout) == (0, "hello\n")
+        told = failed(run("connect", uri))
+        assert told.startswith(f"cannot connect to {uri}: the server's certificate is not valid: ")
+
+
+def test_any_certificate_is_good_where_that_is_asked_for(run: Any, tmp_path: Path) -> None:
+    with tls_server(tmp_path) as uri:
+        ended = run("connect", uri.replace("localhost", "127.0.0.1"), "--insecure", stdin="hello\n")
+    assert (ended.returncode, ended.stdout) == (0, "hello\n")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["wss://h/", "--cafile", "a", "--insecure"], "--cafile and --insecure are given together; give one"),
+        (["ws://h/", "--insecure"], "--cafile and --insecure are for wss, and the URI has the scheme ws"),
+        (["wss://h/", "--cafile", "missing"], "--cafile is 'missing'; it cannot be read: No such file or directory"),
+        (["wss://h/", "--cafile", "text"], "--cafile is 'text'; there are no certificates in PEM in it"),
+        (["ws://h/", "--header", "s3cret"], "Invalid value for '--header': it must be 'Name: value'"),
+        (["ws://h/", "--header", "Upgrade: s3cret"], "the header 'Upgrade' belongs to the handshake"),
+        (["ws://h/", "--token", "s3cret", "--header", "Authorization: s3cret"], "token is given together with other"),
+        (["ws://h/", "--subprotocol", "a b"], "subprotocols is ('a b',); it must be a list of distinct tokens"),
+    ],
+)
+def test_options_that_cannot_be_are_told(run: Any, tmp_path: Path, options: list[str], told: str) -> None:
+    (tmp_path / "text").write_text("hello\n")
+    ended = run("connect", *options)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines()[-1].removeprefix("Error: ").startswith(told)
+    assert "s3cret" not in ended.stderr
+
+
+# A proxy between
+
+
 def test_a_proxy_that_is_none_is_told_in_one_line(run: Any) -> None:
     told = failed(run("connect", "ws://example.test/", env={"all_proxy": "socks5://user:s3cret@127.0.0.1:1"}))
     assert "names only a SOCKS proxy" in told
+
+
+def test_a_proxy_that_cannot_be_reached_is_named(run: Any) -> None:
+    port = free_port()
+    told = failed(run("connect", "ws://example.test/", env={"all_proxy": f"http://user:s3cret@127.0.0.1:{port}"}))
+    assert told == (
+        f"cannot connect to ws://example.test/ through the proxy http://127.0.0.1:{port}: Connection refused"
+    )
+
+
+def test_a_proxy_that_refuses_is_named(run: Any) -> None:
+    with http_server(b"HTTP/1.1 503 No\r\nRetry-After: 7\r\nContent-Length: 0\r\n\r\n") as uri:
+        proxy = uri.replace("ws://", "http://").removesuffix("/ws")
+        told = failed(run("connect", "wss://example.test/", env={"https_proxy": proxy}))
+    assert told == (
+        f"cannot connect to wss://example.test/ through the proxy {proxy}: "
+        "the proxy refused with HTTP 503 Service Unavailable (Retry-After: 7 s)"
+    )
+
+
+def test_no_proxy_is_named_where_none_is_between(run: Any) -> None:
+    uri = f"ws://127.0.0.1:{free_port()}/"
+    env = {"all_proxy": "http://127.0.0.1:1", "no_proxy": "example.invalid"}
+    for place in (uri, "ws://example.invalid/"):
+        assert "proxy" not in failed(run("connect", place, env=env))
+
+
+# In a terminal
+
+
+def test_what_was_typed_and_not_sent_does_not_land_in_the_shell(start: Any) -> None:
+    async def leave(ws: Connection) -> None:
+        await ws.recv()
+        await ws.close(1000)
+
+    terminal, ours = os.openpty()  # ours stays open, as that of a shell does
+    try:
+        with server(leave) as uri:
+            process = start(["connect", uri], stdin=ours, stdout=ours, stderr=ours, preexec_fn=partial(take_over, ours))
+            os.write(terminal, b"hello\nrm -rf ha")
+            seen = b""
+            while b"Closed: 1000" not in seen:
+                seen += os.read(terminal, 4096)
+            assert process.wait(30) == 0
+        os.write(terminal, b"ls\n")
+        assert os.read(ours, 4096) == b"ls\n"
+    finally:
+        os.close(terminal)
+        os.close(ours)
+
+
+def take_over(terminal: int) -> None:
+    """Make a terminal that of this process, in the foreground."""
+    import fcntl
+    import termios
+
+    os.setsid()
+    fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
 
 
 def test_in_a_terminal_it_prompts_shows_messages_and_closes_at_ctrl_d(terminal: Any) -> None:

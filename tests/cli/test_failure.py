@@ -7,9 +7,10 @@ import ssl
 
 import pytest
 
-from wsconnkit.cli.failure import os_error_text, without_query
+from wsconnkit.cli.failure import os_error_text, secrets_in
+from wsconnkit.service.tokens import redact
 
-URI = "ws://host/ws?token=s3cr%2Bet&v=1&user=alice"
+URI = "ws://carol:pass%40word@host/ws?token=s3cr%2Bet&v=1&user=alice"
 
 
 @pytest.mark.parametrize(
@@ -40,12 +41,13 @@ def test_a_certificate_is_told_by_what_is_wrong_with_it() -> None:
         ("bad token s3cr%2Bet", "bad token ***"),
         ("bad token s3cr+et", "bad token ***"),
         ("GET /ws?token=s3cr%2Bet&v=1&user=alice HTTP/1.1", "GET /ws?*** HTTP/1.1"),
+        ("no such user carol with pass@word", "no such user *** with ***"),
         ("HTTP 401", "HTTP 401"),
     ],
 )
-def test_values_from_the_query_are_blotted_out(text: str, shown: str) -> None:
-    assert without_query(text, URI) == shown
+def test_values_from_the_query_and_the_user_are_blotted_out(text: str, shown: str) -> None:
+    assert redact(text, secrets_in(URI)) == shown
 
 
-def test_a_uri_without_a_query_hides_nothing() -> None:
-    assert without_query("anything", "ws://host/") == "anything"
+def test_a_uri_without_either_hides_nothing() -> None:
+    assert redact("anything", secrets_in("ws://host/")) == "anything"

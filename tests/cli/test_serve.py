@@ -7,15 +7,19 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
+import sys
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import jwt
 import pytest
+import trustme
 
 from wsconnkit.asyncio import connect
 from wsconnkit.protocol.errors import ConnectionClosed, InvalidStatus
@@ -385,14 +389,14 @@ def test_a_second_signal_exits_at_once(serving: Any) -> None:
 
 
 def test_options_win_over_the_environment_and_that_over_the_file(serving: Any, tmp_path: Path) -> None:
-    (tmp_path / "settings").write_text("WEBSOCKET_PATH=/file\nMAX_FRAME_SIZE=10\nLOG_LEVEL=DEBUG\n")
+    (tmp_path / "settings").write_text("WEBSOCKET_PATH=/file\nMAX_FRAME_SIZE=1000\nLOG_LEVEL=DEBUG\n")
     env = {"WEBSOCKET_PATH": "/environment", "WEBSOCKET_PORT": "1", "LOG_LEVEL": "INFO"}
     with serving("--config", "settings", "--path", "/option", env=env) as (process, started):
         assert started["path"] == "/option"
-        assert asyncio.run(exchange(uri_of(started), "x" * 10)) == ["x" * 10]
+        assert asyncio.run(exchange(uri_of(started), "x" * 1000)) == ["x" * 1000]
         with pytest.raises(ConnectionClosed) as caught:
-            asyncio.run(exchange(uri_of(started), "x" * 11))
-        assert (caught.value.info.code, caught.value.info.reason[:17]) == (1009, "frame of 11 bytes")
+            asyncio.run(exchange(uri_of(started), "x" * 1001))
+        assert (caught.value.info.code, caught.value.info.reason[:19]) == (1009, "frame of 1001 bytes")
         assert {line["level"] for line in stopped(process, "connection_closed")} == {"INFO"}
 
 
@@ -448,7 +452,7 @@ def test_only_the_path_is_served(serving: Any) -> None:
 
 
 def test_all_bad_values_are_told_at_once(run: Any, tmp_path: Path) -> None:
-    (tmp_path / ".env").write_text("PING_INTERVAL=soon\nMAX_FRAME_SIZE=0\nLOG_LEVEL\n")
+    (tmp_path / ".env").write_text("PING_INTERVAL=soon\nMAX_FRAME_SIZE=0\nLOG_LEVEL=\n")
     ended = run("serve", env={"COMPRESSION_LEVEL": "12", "PING_INTERVAL": "-1"})
     assert (ended.returncode, ended.stdout) == (2, "")
     told = [line.strip() for line in ended.stderr.splitlines() if "; it must be " in line]
@@ -456,7 +460,7 @@ def test_all_bad_values_are_told_at_once(run: Any, tmp_path: Path) -> None:
         "COMPRESSION_LEVEL is '12'; it must be an integer, 1 to 9",
         "LOG_LEVEL is ''; it must be one of DEBUG, INFO, WARNING, ERROR, CRITICAL",
         "MAX_FRAME_SIZE is '0'; it must be an integer, 1 to 2147483647 bytes",
-        "PING_INTERVAL is '-1'; it must be an integer, 1 to 2147483647 milliseconds",
+        "PING_INTERVAL is '-1'; it must be an integer, 1 to 2147483647 milliseconds, or off",
     ]
 
 
@@ -468,6 +472,14 @@ def test_all_bad_values_are_told_at_once(run: Any, tmp_path: Path) -> None:
         (["--config", "binary"], "the file 'binary' is not UTF-8"),
         (["--path", "ws"], "WEBSOCKET_PATH is 'ws'; it must be a path in ASCII that starts with '/'"),
         (["--port", "65536"], "65536 is not in the range 0<=x<=65535"),
+        (["--host", ""], "WEBSOCKET_HOST is ''; it must be a host's name or an address"),
+        (["application"], "HANDLER is 'application'; it must be module:handler, such as 'chat:handler'"),
+        ([":handler"], "HANDLER is ':handler'; it must be module:handler"),
+        (["missing:handler"], "HANDLER is 'missing:handler'; there is no module 'missing' in "),
+        (["json.missing:handler"], "HANDLER is 'json.missing:handler'; there is no module 'json.missing' in "),
+        (["json:handler"], "HANDLER is 'json:handler'; 'json' has no 'handler'"),
+        (["json:decoder.handler"], "HANDLER is 'json:decoder.handler'; 'json' has no 'decoder.handler'"),
+        (["json:__name__"], "handler is 'json'; it must be an async function, or a RequestRouter"),
     ],
 )
 def test_what_cannot_be_used_exits_with_2(run: Any, tmp_path: Path, arguments: list[str], text: str) -> None:
@@ -500,3 +512,128 @@ def test_a_reader_of_the_log_that_goes_away_does_not_end_the_server(serving: Any
         process.send_signal(signal.SIGTERM)
         assert process.wait(LIMIT) == 0
         assert process.stderr.read() == ""
+
+
+# Over TLS, and elsewhere
+
+
+def test_host_tls_and_the_place_of_the_metrics_come_from_the_settings(serving: Any, run: Any, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(str(tmp_path / "cert.pem"))
+    issued.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port = sock.getsockname()[1]
+    env = {"TLS_CERT_FILE": "cert.pem", "TLS_KEY_FILE": "key.pem", "METRICS_ADDRESS": f"127.0.0.1:{port}"}
+    trusted = ssl.create_default_context(cafile=str(tmp_path / "ca.pem"))
+
+    async def talk(uri: str) -> str | bytes:
+        async with connect(uri, ssl=trusted) as ws:
+            await ws.send("hello")
+            return await ws.recv()
+
+    with serving(env={**env, "WEBSOCKET_HOST": "127.0.0.1"}) as (process, started):
+        pages = json.loads(process.stdout.readline())
+        assert (pages["type"], pages["port"], pages["path"]) == ("server_started", port, "/metrics")
+        assert asyncio.run(talk(f"wss://localhost:{started['port']}/ws")) == "hello"
+        with urlopen(f"http://127.0.0.1:{port}/metrics", timeout=LIMIT) as response:
+            assert b"wsconnkit_connections_opened_total 1.0" in response.read()
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"https://localhost:{started['port']}/metrics", timeout=LIMIT, context=trusted)
+        taken = run("serve", "--no-auth", "--port", "0", env={"METRICS_ADDRESS": f"127.0.0.1:{port}"})
+    assert taken.returncode == 1
+    assert taken.stderr == (
+        "Error: cannot listen on 127.0.0.1, port 0, or at METRICS_ADDRESS: Address already in use\n"
+    )
+
+
+def test_the_token_of_a_run_with_tls_is_for_wss(start: Any, tmp_path: Path) -> None:
+    trustme.CA().issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "both.pem"))
+    process = start(["serve", "--port", "0"], env={"TLS_CERT_FILE": "both.pem"})
+    said = iter(process.stderr.readline, "")
+    assert next(line for line in said if line.startswith("URL")).split()[1].startswith("wss://127.0.0.1:")
+
+
+def test_a_slow_handshake_is_given_up_after_the_timeout_of_the_settings(serving: Any) -> None:
+    with serving(env={"HANDSHAKE_TIMEOUT": "500"}) as (_, started):
+        with socket.create_connection(("127.0.0.1", started["port"])) as slow:
+            slow.settimeout(LIMIT)
+            slow.sendall(UPGRADE[:20])
+            assert slow.recv(4096).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_head_over_the_limits_of_the_settings_is_refused(serving: Any) -> None:
+    with serving(env={"MAX_HEADERS": "4"}) as (_, started):
+        with socket.create_connection(("127.0.0.1", started["port"])) as client:
+            client.settimeout(LIMIT)
+            client.sendall(UPGRADE)
+            assert client.recv(4096).startswith(b"HTTP/1.1 431 ")
+
+
+def test_settings_that_look_like_a_mistake_are_in_the_log(start: Any) -> None:
+    process = start(["serve", "--port", "0", "--no-auth"], env={"PING_INTERVALL": "1", "HANDSHAKE_TIMEOUT": "10"})
+    _, misspelt, small = (json.loads(process.stdout.readline()) for _ in range(3))
+    assert {line["type"] for line in (misspelt, small)} == {"server_setting_doubtful"}
+    assert {line["level"] for line in (misspelt, small)} == {"WARNING"}
+    assert misspelt["detail"].endswith("did you mean PING_INTERVAL?")
+    assert small["detail"].startswith("HANDSHAKE_TIMEOUT is 10 ms; did you mean 10 seconds?")
+
+
+# A handler of one's own
+
+APPLICATION = """
+from types import SimpleNamespace
+
+from wsconnkit import RequestRouter
+
+router = RequestRouter()
+
+
+@router.action("double")
+async def double(request):
+    return 2 * request.payload["number"]
+
+
+async def shout(ws):
+    async for message in ws:
+        await ws.send(message.upper())
+
+
+inner = SimpleNamespace(shout=shout)
+"""
+
+
+@pytest.mark.parametrize("name", ["chat:shout", "chat:inner.shout"])
+def test_it_serves_a_handler_of_ones_own(serving: Any, tmp_path: Path, name: str) -> None:
+    (tmp_path / "chat.py").write_text(APPLICATION)
+    with serving(name, env={"WEBSOCKET_PATH": "/chat"}) as (_, started):
+        assert asyncio.run(exchange(uri_of(started), "hello")) == ["HELLO"]
+        assert started["path"] == "/chat"
+
+
+def test_it_serves_a_router_of_ones_own_to_who_has_a_token(serving: Any, tmp_path: Path) -> None:
+    async def ask(uri: str) -> object:
+        async with connect(uri, token=token_of()) as ws:
+            return await ws.request({"action": "double", "number": 21})
+
+    (tmp_path / "chat.py").write_text(APPLICATION)
+    with serving("chat:router", auth=True, env={"JWT_SECRET": SECRET}) as (_, started):
+        assert asyncio.run(ask(uri_of(started))) == 42
+
+
+def test_the_command_itself_finds_modules_of_the_directory(environment: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text("handler = 5\n")
+    command = [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c"]
+    command += ["from wsconnkit.cli import main; main()", "serve", "chat:handler", "--port", "0", "--no-auth"]
+    ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.endswith("handler is 5; it must be an async function, or a RequestRouter\n")
+
+
+def test_what_a_module_raises_is_shown_as_it_is(run: Any, tmp_path: Path) -> None:
+    (tmp_path / "chat.py").write_text("import missing_dependency\n")
+    ended = run("serve", "chat:handler", "--port", "0")
+    assert ended.returncode == 1
+    assert ended.stderr.endswith("ModuleNotFoundError: No module named 'missing_dependency'\n")
+    assert "chat.py" in ended.stderr

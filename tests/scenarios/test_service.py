@@ -548,6 +548,17 @@ def test_pages_of_ours_and_of_the_application_are_answered(driver: Driver) -> No
     driver.run(main)
 
 
+def test_metrics_can_be_for_those_who_have_their_token(driver: Driver) -> None:
+    async def main() -> None:
+        token = "0123456789abcdef"
+        async with driver.serve(echo, metrics=render_metrics, metrics_token=token) as server:
+            assert (await get(driver, server, "/metrics"))[0] == 401
+            assert (await get(driver, server, "/metrics", [f"Authorization: Bearer {token}"]))[0] == 200
+            assert (await get(driver, server, "/healthz"))[0] == 200
+
+    driver.run(main)
+
+
 @pytest.mark.parametrize("answer", ["text", b"bytes", 7, Response(204, Headers(), b"a body"), Response(101)])
 def test_an_application_that_answers_with_no_response_is_an_internal_error(
     driver: Driver, caplog: pytest.LogCaptureFixture, answer: Any

@@ -93,6 +93,42 @@ def test_without_what_makes_metrics_there_is_no_such_page() -> None:
     assert read(answer_page(request_of("/healthz"), ServerPolicy(), None)) == (200, {"status": "ok"})
 
 
+def guarded(target: str, *headers: str) -> Response | None:
+    """Ask a server whose metrics want a token for a page."""
+    return answer_page(request_of(target, *headers), ServerPolicy(), lambda _, accept: ("text/plain", b"0\n"), "s3cret")
+
+
+@pytest.mark.parametrize("header", ["Authorization: Bearer s3cret", "authorization: bearer  s3cret "])
+def test_metrics_that_want_a_token_are_for_who_has_it(header: str) -> None:
+    answer = guarded("/metrics", header)
+    assert answer is not None
+    assert (answer.status, answer.body) == (200, b"0\n")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "X-Other: s3cret",
+        "Authorization: s3cret",
+        "Authorization: Bearer",
+        "Authorization: Bearer s3cre",
+        "Authorization: Bearer s3cret2",
+        "Authorization: Basic s3cret",
+        "Authorization: Bearer \xe9",
+    ],
+)
+def test_metrics_that_want_a_token_are_for_nobody_else(header: str) -> None:
+    for target in ("/metrics", "/metrics?token=s3cret"):
+        answer = guarded(target, header)
+        assert read(answer) == (401, {"error": "this page is for those who have its token"})
+        assert answer is not None
+        assert answer.headers.get("WWW-Authenticate") == "Bearer"
+
+
+def test_probes_need_no_token() -> None:
+    assert read(guarded("/healthz"))[0] == read(guarded("/readyz"))[0] == 200
+
+
 @pytest.mark.parametrize("target", ["/", "/ws", "/healthz/", "/HEALTHZ", "/health", "//healthz", "/%68ealthz"])
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_other_paths_are_no_pages(target: str, method: str) -> None:

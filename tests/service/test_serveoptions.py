@@ -196,3 +196,12 @@ def test_each_run_has_a_policy_of_its_own_by_the_same_rules() -> None:
     first.is_draining = True
     assert not second.is_draining
     assert first.dismiss(None).headers.get("Retry-After") == "7"
+
+
+@pytest.mark.parametrize(
+    "token", ["", " " * 16, "fifteen letters", "with a space inside", "sixteen l\u00e9tters!!", 16]
+)
+def test_a_token_for_metrics_that_is_none_is_refused_and_not_shown(token: Any) -> None:
+    with pytest.raises(ValueError, match=r"\Ametrics_token is no token; it must be at least 16 characters of ASCII"):
+        options(metrics_token=token)
+    assert options(metrics_token="0123456789abcdef").metrics_token == "0123456789abcdef"

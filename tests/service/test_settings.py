@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterable
@@ -7,25 +8,40 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import wsconnkit.asyncio
+import wsconnkit.trio
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.http import Headers
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.auth import JWTAuthenticator
+from wsconnkit.service.drain import DrainConfig
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.settings import BadSettings, Settings
 
 SECRET = "0123456789abcdef" * 2
 DEFAULTS = {
+    "WEBSOCKET_HOST": "127.0.0.1",
     "WEBSOCKET_PORT": "3001",
     "WEBSOCKET_PATH": "/ws",
+    "HANDSHAKE_TIMEOUT": "10000",
+    "MAX_HEADERS": "128",
+    "MAX_HEADER_SIZE": "8192",
+    "MAX_HEAD_SIZE": "32768",
     "PING_INTERVAL": "30000",
     "PONG_TIMEOUT": "5000",
     "MAX_MISSED_PONGS": "3",
@@ -56,10 +72,27 @@ MAY_BE_EMPTY = [
     "ALLOWED_ORIGINS",
     "ALLOWED_HOSTS",
     "TRUSTED_PROXIES",
+    "TLS_CERT_FILE",
+    "TLS_KEY_FILE",
+    "METRICS_ADDRESS",
+    "METRICS_TOKEN",
 ]
-OFF_WHEN_EMPTY = {"MAX_HANDSHAKES", "MAX_HANDSHAKES_PER_IP"}
+MAY_BE_OFF = [
+    "PING_INTERVAL",
+    "IDLE_TIMEOUT",
+    "MAX_CONNECTIONS",
+    "MAX_CONNECTIONS_PER_USER",
+    "MAX_HANDSHAKES",
+    "MAX_HANDSHAKES_PER_IP",
+    "RATE_LIMIT_REQUESTS_PER_MINUTE",
+    "RATE_LIMIT_FAILED_AUTH_PER_MINUTE",
+]
 INTEGERS = {
     "WEBSOCKET_PORT": (0, 65535),
+    "HANDSHAKE_TIMEOUT": (1, 2**31 - 1),
+    "MAX_HEADERS": (1, 2**31 - 1),
+    "MAX_HEADER_SIZE": (1, 2**31 - 1),
+    "MAX_HEAD_SIZE": (1, 2**31 - 1),
     "PING_INTERVAL": (1, 2**31 - 1),
     "PONG_TIMEOUT": (1, 2**31 - 1),
     "MAX_MISSED_PONGS": (1, 2**31 - 1),
@@ -72,6 +105,7 @@ INTEGERS = {
     "MAX_HANDSHAKES": (1, 2**31 - 1),
     "MAX_HANDSHAKES_PER_IP": (1, 2**31 - 1),
     "RATE_LIMIT_REQUESTS_PER_MINUTE": (1, 2**31 - 1),
+    "RATE_LIMIT_FAILED_AUTH_PER_MINUTE": (1, 2**31 - 1),
     "IDLE_TIMEOUT": (1, 2**31 - 1),
     "CLOSE_TIMEOUT": (1, 2**31 - 1),
     "DRAIN_WINDOW": (0, 2**31 - 1),
@@ -80,7 +114,7 @@ INTEGERS = {
 
 
 def settings_of(**variables: str) -> Settings:
-    return Settings.from_env(environ=variables)
+    return Settings(environ=variables)
 
 
 def problems_of(**variables: str) -> list[str]:
@@ -98,7 +132,10 @@ def test_what_is_not_given_is_as_if_the_defaults_were() -> None:
     settings = settings_of()
     assert settings.model_dump() == settings_of(**DEFAULTS).model_dump()
     assert settings.model_dump() == settings_of(**dict.fromkeys(MAY_BE_EMPTY, "")).model_dump()
-    assert (settings.port, settings.path) == (3001, "/ws")
+    assert (settings.host, settings.port, settings.path) == ("127.0.0.1", 3001, "/ws")
+    assert settings.endpoints is True
+    assert settings.ssl_context() is None
+    assert settings.warnings() == []
     assert (settings.log_level, settings.log_format) == ("INFO", "json")
     assert (settings.drain_window, settings.drain_grace) == (10.0, 15.0)
     assert settings.config == ConnectionConfig(idle_timeout=300.0)
@@ -109,8 +146,16 @@ def test_what_is_not_given_is_as_if_the_defaults_were() -> None:
 
 def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> None:
     settings = settings_of(
+        WEBSOCKET_HOST=" example.org ",
         WEBSOCKET_PORT="0",
         WEBSOCKET_PATH="/a/b",
+        TLS_CERT_FILE="cert.pem",
+        TLS_KEY_FILE="key.pem",
+        METRICS_ADDRESS="127.0.0.1:9090",
+        HANDSHAKE_TIMEOUT="2000",
+        MAX_HEADERS="64",
+        MAX_HEADER_SIZE="4000",
+        MAX_HEAD_SIZE="5000",
         PING_INTERVAL="1500",
         PONG_TIMEOUT="250",
         MAX_MISSED_PONGS="2",
@@ -128,7 +173,9 @@ def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> 
         ALLOWED_HOSTS="chat.example,*.example.org , [::1]",
         TRUSTED_PROXIES="10.0.0.0/8, ::1,unix",
     )
-    assert (settings.port, settings.path) == (0, "/a/b")
+    assert (settings.host, settings.port, settings.path) == ("example.org", 0, "/a/b")
+    assert (settings.tls_cert_file, settings.tls_key_file) == ("cert.pem", "key.pem")
+    assert settings.endpoints == ("127.0.0.1", 9090)
     assert (settings.log_level, settings.log_format) == ("DEBUG", "text")
     assert (settings.drain_window, settings.drain_grace) == (0.0, 1.25)
     assert settings.config == ConnectionConfig(
@@ -136,6 +183,7 @@ def test_each_variable_reaches_its_setting_and_milliseconds_become_seconds() -> 
         limits=FrameLimits(max_frame_size=1000, max_message_size=1000, warn_threshold=500),
         compression=CompressionConfig(level=9, threshold=0),
         close=CloseConfig(timeout=0.001),
+        handshake=HandshakeLimits(timeout=2.0, max_line=4000, max_headers=64, max_head=5000),
         idle_timeout=2.5,
     )
     assert settings.origins == ("https://example.org", "http://localhost:8080", "file://", "null")
@@ -162,9 +210,10 @@ def test_options_win_over_the_environment_that_over_the_file_and_that_over_the_d
     )
     assert (settings.close_timeout, settings.ping_interval) == (5.0, 0.001)
     assert (settings.pong_timeout, settings.idle_timeout) == (0.002, 0.003)
-    sources = {name: source for name, _, source in settings.describe() if "TIMEOUT" in name or "PING" in name}
+    sources = {name: source for name, _, source, _ in settings.describe() if "TIMEOUT" in name or "PING" in name}
     assert sources == {
         "CLOSE_TIMEOUT": "default",
+        "HANDSHAKE_TIMEOUT": "default",
         "PING_INTERVAL": "file",
         "PONG_TIMEOUT": "environment",
         "IDLE_TIMEOUT": "option",
@@ -175,6 +224,21 @@ def test_a_bad_value_that_another_wins_over_does_not_matter(tmp_path: Path) -> N
     file = tmp_path / "settings"
     file.write_text("PING_INTERVAL=often\n")
     assert Settings.from_env(file, environ={"PING_INTERVAL": "1000"}).ping_interval == 1.0
+
+
+def test_the_dotenv_file_of_the_directory_is_read_where_no_other_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".env").mkdir()  # as some call a virtual environment
+    assert Settings.from_env(environ={}).path == "/ws"
+    (tmp_path / ".env").rmdir()
+    assert Settings.from_env(environ={}).path == "/ws"
+    (tmp_path / ".env").write_text("WEBSOCKET_PATH=/dotenv\n")
+    (tmp_path / "other").write_text("WEBSOCKET_PORT=1\n")
+    assert Settings.from_env(environ={}).path == "/dotenv"
+    assert Settings.from_env("other", environ={}).path == "/ws"
+    assert Settings(environ={}).path == "/ws"
 
 
 def test_the_process_has_a_say_only_where_no_other_environment_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -275,11 +339,17 @@ def test_integers_are_taken_within_their_bounds_only(name: str, bounds: tuple[in
         ("COMPRESSION_ENABLED", "maybe", "true or false (also 1, yes, on, 0, no, off)"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
         ("LOG_FORMAT", "xml", "one of json, text"),
-        ("PING_INTERVAL", "0", "an integer, 1 to 2147483647 milliseconds"),
+        ("PING_INTERVAL", "0", "an integer, 1 to 2147483647 milliseconds, or off"),
+        ("PONG_TIMEOUT", "off", "an integer, 1 to 2147483647 milliseconds"),
+        ("WEBSOCKET_HOST", "a b", "a host's name or an address, such as '127.0.0.1', or '0.0.0.0' for all of IPv4"),
+        ("METRICS_ADDRESS", "9090", "host:port, such as '127.0.0.1:9090' or '[::1]:9090', or off"),
+        ("METRICS_ADDRESS", "::1:9090", "host:port, such as '127.0.0.1:9090' or '[::1]:9090', or off"),
+        ("METRICS_ADDRESS", "localhost:65536", "host:port, such as '127.0.0.1:9090' or '[::1]:9090', or off"),
+        ("TLS_CERT_FILE", "a\0b", "the path of a file"),
         ("DRAIN_GRACE", "-5", "an integer, 0 to 2147483647 milliseconds"),
         ("MAX_FRAME_SIZE", "1 MB", "an integer, 1 to 2147483647 bytes"),
         ("COMPRESSION_LEVEL", "10", "an integer, 1 to 9"),
-        ("MAX_CONNECTIONS", "0", "an integer, 1 to 2147483647"),
+        ("MAX_CONNECTIONS", "0", "an integer, 1 to 2147483647, or off"),
         ("SUPABASE_AUTH_DOMAIN", "https://auth.example.com/", "a host's name alone, like 'auth.example.com'"),
         (
             "ALLOWED_ORIGINS",
@@ -305,29 +375,30 @@ def test_a_bad_value_is_named_with_what_is_allowed(name: str, text: str, allowed
 
 
 def test_all_bad_values_are_told_at_once() -> None:
-    variables = dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], "?")
-    # Those two may be any text.
-    del variables["SUPABASE_AUTH_AUDIENCE"], variables["SUPABASE_AUTH_ISSUER"]
+    variables = dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], " ?\0")
     assert names(problems_of(**variables)) == sorted(variables)
 
 
 def test_an_empty_value_is_bad_where_there_is_a_default() -> None:
     problems = problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], ""))
-    assert names(problems) == sorted(DEFAULTS.keys() - OFF_WHEN_EMPTY)
+    assert names(problems) == sorted(DEFAULTS)
 
 
 @pytest.mark.parametrize("text", [" ", "\t\n", " " * 64, "\u3000" * 32])
 def test_nothing_but_spaces_is_bad_there_too_and_where_it_would_let_everyone_in(text: str) -> None:
     problems = problems_of(**dict.fromkeys([*DEFAULTS, *MAY_BE_EMPTY], text))
-    assert names(problems) == sorted([*(DEFAULTS.keys() - OFF_WHEN_EMPTY), *VERIFYING])
+    assert names(problems) == sorted([*DEFAULTS, *VERIFYING, "METRICS_TOKEN"])
 
 
-def test_a_name_without_a_value_is_an_empty_value(tmp_path: Path) -> None:
+def test_lines_of_a_file_that_are_no_settings_are_told_with_all_other_problems(tmp_path: Path) -> None:
     file = tmp_path / "settings"
-    file.write_text("LOG_LEVEL\nJWT_SECRET\n")
-    with pytest.raises(BadSettings, match="LOG_LEVEL is ''; it must be one of") as caught:
-        Settings.from_env(file, environ={})
-    assert len(caught.value.problems) == 1
+    file.write_text("PORT 3001\nJWT_SECRET\n")
+    for environ, also in (({}, []), ({"LOG_FORMAT": "xml"}, ["LOG_FORMAT"])):
+        with pytest.raises(BadSettings) as caught:
+            Settings.from_env(file, environ=environ)
+        lines = [f"line {number} of the file {str(file)!r} is no setting; write NAME=value" for number in (1, 2)]
+        assert caught.value.problems[:2] == lines
+        assert names(caught.value.problems[2:]) == also
 
 
 @pytest.mark.parametrize(
@@ -365,7 +436,16 @@ def test_a_claim_is_printable_text(name: str) -> None:
     problems = problems_of(**{name: "a\udcffb", "JWT_SECRET": SECRET})
     assert problems == [f"{name} is 'a\\udcffb'; it must be printable text"]
     described = settings_of(**{name: " any text: é ", "JWT_SECRET": SECRET}).describe()
-    assert (name, "any text: é", "environment") in described
+    assert (name, "any text: é", "environment", "") in described
+
+
+def test_a_token_for_metrics_that_is_none_is_told_by_its_length() -> None:
+    for text in ("s3cret", "s3cret with spaces in it", "s3cret" * 3 + "\udcff"):
+        (problem,) = problems_of(METRICS_TOKEN=text)
+        length = len(text.encode("utf-8", "replace"))
+        assert problem == (
+            f"METRICS_TOKEN is {length} bytes long; it must be at least 16 characters of ASCII without spaces"
+        )
 
 
 # Authentication
@@ -442,7 +522,7 @@ def test_claims_need_something_that_verifies_them(name: str) -> None:
 
 
 def test_a_secret_is_shown_nowhere() -> None:
-    settings = settings_of(JWT_SECRET=SECRET)
+    settings = settings_of(JWT_SECRET=SECRET, METRICS_TOKEN=SECRET)
     for text in (repr(settings), str(settings), settings.model_dump_json(), str(settings.describe())):
         assert SECRET not in text
     for variables in ({"JWT_SECRET": "short secret"}, {"JWT_SECRET": SECRET, "PING_INTERVAL": "0"}):
@@ -460,6 +540,145 @@ def test_nothing_of_authentication_is_imported_without_need() -> None:
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=60)
     assert (run.returncode, run.stderr) == (0, "")
+
+
+# TLS
+
+
+@pytest.fixture(scope="module")
+def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a directory with a certificate, its key, another key, and the key behind a password."""
+    directory = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    issued = authority.issue_cert("example.org")
+    for name, blob in {"cert": issued.cert_chain_pems[0], "key": issued.private_key_pem}.items():
+        blob.write_to_path(str(directory / name))
+    issued.private_key_and_cert_chain_pem.write_to_path(str(directory / "both"))
+    authority.issue_cert("example.net").private_key_pem.write_to_path(str(directory / "other"))
+    key = load_pem_private_key(issued.private_key_pem.bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"password"))
+    (directory / "locked").write_bytes(locked)
+    (directory / "text").write_text("hello\n")
+    return directory
+
+
+def test_files_make_a_context_for_a_server(pem: Path) -> None:
+    for files in ({"TLS_CERT_FILE": "cert", "TLS_KEY_FILE": "key"}, {"TLS_CERT_FILE": "both"}):
+        context = settings_of(**{name: str(pem / file) for name, file in files.items()}).ssl_context()
+        assert context is not None
+        assert context.protocol is ssl.PROTOCOL_TLS_SERVER
+
+
+@pytest.mark.parametrize(
+    ("cert", "key", "problem"),
+    [
+        ("missing", "key", "TLS_CERT_FILE is 'DIR/missing'; it cannot be read: No such file or directory"),
+        ("cert", "missing", "TLS_KEY_FILE is 'DIR/missing'; it cannot be read: No such file or directory"),
+        ("cert", "", "TLS_CERT_FILE is 'DIR/cert'; it must be a certificate in PEM, with its key without a password"),
+        ("cert", "other", "TLS_CERT_FILE is 'DIR/cert'; it must be "),
+        ("cert", "locked", "TLS_CERT_FILE is 'DIR/cert'; it must be "),
+        ("text", "key", "TLS_CERT_FILE is 'DIR/text'; it must be "),
+    ],
+)
+def test_files_that_cannot_be_used_are_told(pem: Path, cert: str, key: str, problem: str) -> None:
+    settings = settings_of(TLS_CERT_FILE=str(pem / cert), TLS_KEY_FILE=key and str(pem / key))
+    with pytest.raises(BadSettings) as caught:
+        settings.ssl_context()
+    (told,) = caught.value.problems
+    assert told.startswith(problem.replace("DIR", str(pem)))
+
+
+def test_a_key_alone_is_none() -> None:
+    assert problems_of(TLS_KEY_FILE="key.pem") == [
+        "TLS_KEY_FILE is 'key.pem'; it must not be set without TLS_CERT_FILE: the key of a certificate"
+    ]
+
+
+# What is switched off
+
+
+@pytest.mark.parametrize("name", MAY_BE_OFF)
+def test_what_can_be_switched_off_is_in_one_word(name: str) -> None:
+    for text in ("off", " OFF "):
+        settings = settings_of(**{name: text})
+        described = dict(row[:2] for row in settings.describe())
+        assert described[name] == ("" if name == "MAX_CONNECTIONS" else "off")
+        assert settings_of(**described).model_dump() == settings.model_dump()
+
+
+def test_what_is_switched_off_is_not_there() -> None:
+    settings = settings_of(**dict.fromkeys(MAY_BE_OFF, "off"), METRICS_ADDRESS="off")
+    assert settings.endpoints is False
+    assert settings.config == ConnectionConfig(heartbeat=None)
+    assert settings.admission == AdmissionConfig(
+        max_connections_per_user=None,
+        max_handshakes=None,
+        max_handshakes_per_ip=None,
+        failed_auth=None,
+        tiers=dict.fromkeys(("free", "premium", "enterprise"), Rates()),
+    )
+
+
+# What looks like a mistake
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("PING_INTERVALL", "PING_INTERVAL"),
+        ("ping_interval", "PING_INTERVAL"),
+        ("PINGINTERVAL", "PING_INTERVAL"),
+        ("WEBSOCKET_PROT", "WEBSOCKET_PORT"),
+        ("MAX_CONNECTION", "MAX_CONNECTIONS"),
+        ("ALLOWED_ORIGIN", "ALLOWED_ORIGINS"),
+        ("JWT_SECRETS", "JWT_SECRET"),
+        ("RATE_LIMIT_REQUEST_PER_MINUTE", "RATE_LIMIT_REQUESTS_PER_MINUTE"),
+    ],
+)
+def test_a_misspelt_variable_is_asked_about(tmp_path: Path, name: str, meant: str) -> None:
+    question = "is no variable of the settings; did you mean"
+    assert settings_of(**{name: "s3cret"}).warnings() == [f"{name}, from the environment, {question} {meant}?"]
+    file = tmp_path / "settings"
+    file.write_text(f"{name}=s3cret\n")
+    assert Settings(file, environ={}).warnings() == [f"{name}, from the file, {question} {meant}?"]
+    # Whoever has both means another program's.
+    good = dict(row[:2] for row in settings_of(JWT_SECRET=SECRET).describe())
+    assert settings_of(**{name: "s3cret", **good, "JWT_SECRET": SECRET}).warnings() == []
+
+
+def test_variables_of_others_are_not_asked_about() -> None:
+    others = "HOME PATH PORT HOST SECRET_KEY DATABASE_URL LOG_FILE LOG_DIR MAX_WORKERS WEBSOCKET_URL AUTH_DOMAIN"
+    assert settings_of(**dict.fromkeys(others.split(), "x")).warnings() == []
+
+
+@pytest.mark.parametrize("name", ["PING_INTERVAL", "PONG_TIMEOUT", "IDLE_TIMEOUT", "CLOSE_TIMEOUT", "DRAIN_GRACE"])
+def test_times_that_were_meant_in_seconds_are_asked_about(name: str) -> None:
+    seconds = str(int(DEFAULTS[name]) // 1000)
+    assert settings_of(**{name: seconds}).warnings() == [
+        f"{name} is {seconds} ms; did you mean {seconds} seconds? The default is {DEFAULTS[name]} ms"
+    ]
+    assert settings_of(**{name: str(int(DEFAULTS[name]) // 10)}).warnings() == []
+
+
+def test_sizes_that_were_meant_in_larger_units_are_asked_about() -> None:
+    variables = {
+        "MAX_FRAME_SIZE": "16",
+        "FRAME_WARN_THRESHOLD": "8",
+        "MAX_HEAD_SIZE": "4",
+        "COMPRESSION_THRESHOLD": "1",
+    }
+    assert [warning.partition(";")[0] for warning in settings_of(**variables).warnings()] == [
+        "MAX_HEAD_SIZE is 4 bytes",
+        "MAX_FRAME_SIZE is 16 bytes",
+        "FRAME_WARN_THRESHOLD is 8 bytes",
+    ]
+    assert settings_of(DRAIN_WINDOW="0", COMPRESSION_THRESHOLD="0", PING_INTERVAL="off").warnings() == []
+
+
+def test_a_threshold_that_nothing_reaches_is_told() -> None:
+    told = "FRAME_WARN_THRESHOLD is over MAX_FRAME_SIZE, so no frame is ever warned of"
+    assert settings_of(FRAME_WARN_THRESHOLD="2000000").warnings() == [told]
+    assert settings_of(MAX_FRAME_SIZE="200000").warnings() == []
 
 
 # Admission
@@ -482,7 +701,7 @@ def test_users_are_admitted_by_their_tier() -> None:
 def test_the_caps_on_handshakes_can_be_set_and_switched_off() -> None:
     admission = settings_of(MAX_HANDSHAKES="7", MAX_HANDSHAKES_PER_IP=" 2 ").admission
     assert (admission.max_handshakes, admission.max_handshakes_per_ip) == (7, 2)
-    admission = settings_of(MAX_HANDSHAKES="", MAX_HANDSHAKES_PER_IP=" ").admission
+    admission = settings_of(MAX_HANDSHAKES="off", MAX_HANDSHAKES_PER_IP="off").admission
     assert (admission.max_handshakes, admission.max_handshakes_per_ip) == (None, None)
 
 
@@ -508,7 +727,7 @@ def test_no_tier_has_less_than_the_one_below(free: int, premium: int, enterprise
 
 
 def test_each_variable_is_described_in_its_own_unit() -> None:
-    assert {name: value for name, value, _ in settings_of().describe()} == {
+    assert {name: value for name, value, *_ in settings_of().describe()} == {
         **DEFAULTS,
         **dict.fromkeys(MAY_BE_EMPTY, ""),
     }
@@ -519,15 +738,30 @@ def test_each_variable_is_described_in_its_own_unit() -> None:
         CLOSE_TIMEOUT="0029",
         MAX_CONNECTIONS="5",
         TRUSTED_PROXIES="10.0.0.0/8 , unix",
+        METRICS_ADDRESS="[::1]:09090",
+        IDLE_TIMEOUT="OFF",
     ).describe()
-    assert [row for row in described if row[2] != "default"] == [
-        ("JWT_SECRET", "*** (48 bytes)", "environment"),
-        ("COMPRESSION_ENABLED", "false", "environment"),
-        ("MAX_CONNECTIONS", "5", "environment"),
-        ("TRUSTED_PROXIES", "10.0.0.0/8,unix", "environment"),
-        ("CLOSE_TIMEOUT", "29", "environment"),
-        ("LOG_LEVEL", "DEBUG", "environment"),
+    assert [tuple(row) for row in described if row.source != "default"] == [
+        ("JWT_SECRET", "*** (48 bytes)", "environment", ""),
+        ("METRICS_ADDRESS", "[::1]:9090", "environment", ""),
+        ("COMPRESSION_ENABLED", "false", "environment", ""),
+        ("MAX_CONNECTIONS", "5", "environment", ""),
+        ("TRUSTED_PROXIES", "10.0.0.0/8,unix", "environment", ""),
+        ("IDLE_TIMEOUT", "off", "environment", "ms"),
+        ("CLOSE_TIMEOUT", "29", "environment", "ms"),
+        ("LOG_LEVEL", "DEBUG", "environment", ""),
     ]
+
+
+def test_units_are_those_of_the_problems() -> None:
+    units = {"ms": "milliseconds", "bytes": "bytes"}
+    described = {row.variable: units[row.unit] for row in settings_of().describe() if row.unit}
+    problems = [problem.split() for problem in problems_of(**dict.fromkeys(INTEGERS, "?"))]
+    assert described == {
+        words[0]: words[-1]
+        for words in ([word.rstrip(",") for word in words if word not in ("or", "off")] for words in problems)
+        if words[-1] in units.values()
+    }
 
 
 TEXTS = st.one_of(
@@ -543,6 +777,7 @@ TEXTS = st.one_of(
             "/a",
             "auth.example.com:8443",
             SECRET,
+            "localhost:0",
             "https://a.b,null",
             "a.b,*.c.d",
             "unix,::1/128",
@@ -551,10 +786,11 @@ TEXTS = st.one_of(
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # the first draw makes a table of Unicode
 @given(st.dictionaries(st.sampled_from([*DEFAULTS, *MAY_BE_EMPTY]), TEXTS))
 def test_whatever_is_given_is_told_as_bad_or_makes_all_that_a_server_needs(variables: dict[str, str]) -> None:
     try:
-        settings = Settings.from_env(environ=variables)
+        settings = settings_of(**variables)
     except BadSettings:
         told = names(problems_of(**variables))
         assert set(told) <= {*variables}
@@ -564,6 +800,54 @@ def test_whatever_is_given_is_told_as_bad_or_makes_all_that_a_server_needs(varia
     made: list[Any] = [settings.config, settings.admission, settings.proxies, settings.describe()]
     assert None not in made
     assert (settings.authenticator() is not None) is settings.authenticates
-    described = {name: value for name, value, _ in settings.describe() if name != "JWT_SECRET"}
-    again = Settings.from_env(environ={**described, "JWT_SECRET": variables.get("JWT_SECRET", "")})
+    secrets = {name: variables.get(name, "") for name in ("JWT_SECRET", "METRICS_TOKEN")}
+    described = {name: value for name, value, *_ in settings.describe() if name not in secrets}
+    again = settings_of(**described, **secrets)
     assert again.model_dump() == settings.model_dump()
+
+
+# A server
+
+
+async def handler(ws: object) -> None: ...
+
+
+def test_a_server_is_made_of_them_in_one_step_on_either_event_loop() -> None:
+    arguments = settings_of(JWT_SECRET=SECRET, METRICS_ADDRESS="off").serve_arguments()
+    wsconnkit.asyncio.serve(handler, **arguments, metrics=None, subprotocols=["chat"])
+    wsconnkit.trio.serve(handler, **arguments, metrics=None, subprotocols=["chat"])
+
+
+def test_the_arguments_are_what_the_settings_say(pem: Path) -> None:
+    settings = settings_of(
+        JWT_SECRET=SECRET,
+        WEBSOCKET_HOST="::",
+        WEBSOCKET_PORT="0",
+        WEBSOCKET_PATH="/chat",
+        TLS_CERT_FILE=str(pem / "both"),
+        METRICS_ADDRESS="127.0.0.1:9090",
+        METRICS_TOKEN=SECRET,
+        DRAIN_WINDOW="2000",
+        DRAIN_GRACE="1000",
+        ALLOWED_ORIGINS="https://a.example",
+        ALLOWED_HOSTS="a.example",
+        TRUSTED_PROXIES="10.0.0.0/8",
+    )
+    arguments = settings.serve_arguments()
+    assert (arguments["host"], arguments["port"], arguments["path"]) == ("::", 0, "/chat")
+    assert isinstance(arguments["ssl"], ssl.SSLContext)
+    assert isinstance(arguments["authenticate"], JWTAuthenticator)
+    assert arguments["reauthenticate"]
+    assert arguments["drain"] == DrainConfig(window=2.0, grace=1.0)
+    assert (arguments["endpoints"], arguments["metrics_token"]) == (("127.0.0.1", 9090), SECRET)
+    assert (arguments["origins"], arguments["allowed_hosts"]) == (("https://a.example",), ("a.example",))
+    assert (arguments["config"], arguments["admission"]) == (settings.config, settings.admission)
+    forwarded = Headers([("X-Forwarded-For", "192.0.2.7")])
+    assert arguments["proxies"].client_ip(("10.1.2.3", 1), forwarded) == "192.0.2.7"
+
+
+def test_without_anything_that_verifies_tokens_everyone_is_let_in() -> None:
+    arguments = settings_of().serve_arguments()
+    assert (arguments["authenticate"], arguments["reauthenticate"], arguments["ssl"]) == (None, False, None)
+    assert arguments["metrics_token"] is None
+    assert arguments["allowed_hosts"] is None

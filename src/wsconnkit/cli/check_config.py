@@ -11,7 +11,8 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from wsconnkit.cli.loading import config_option, load_settings
+from wsconnkit.cli.loading import bad_settings_told, config_option, load_settings
+from wsconnkit.protocol.printable import printable
 
 
 @click.command("check-config")
@@ -19,18 +20,27 @@ from wsconnkit.cli.loading import config_option, load_settings
 def check_config_command(file: Path | None) -> None:
     """Print the settings that `wsconnkit serve` would go by: each variable, its value, and where that is from.
 
-    Times are in milliseconds, sizes in bytes; secrets are masked. Exits with 0 when all values are allowed, else with
-    2 and every bad one on standard error.
+    Secrets are masked. What is allowed but looks like a mistake, such as a variable with a misspelt name, is told on
+    standard error. Exits with 0 when all values are allowed and their files can be read, else with 2 and every bad one
+    on standard error.
     """
     settings = load_settings(file)
     settings.authenticator()
-    rows = [(name, value or "(none)", source) for name, value, source in settings.describe()]
+    with bad_settings_told():
+        settings.ssl_context()
+    for warning in settings.warnings():
+        click.echo(f"Warning: {printable(warning)}", err=True)
+    rows = [(each.variable, _shown(each.value, each.unit), each.source) for each in settings.describe()]
     if sys.stdout.isatty() and os.environ.get("TERM") != "dumb":
         Console().print(_table(rows))
     else:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         for row in rows:
             click.echo("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _shown(value: str, unit: str) -> str:
+    return f"{value} {unit}" if unit and value.isdecimal() else value or "(none)"
 
 
 def _table(rows: list[tuple[str, str, str]]) -> Table:

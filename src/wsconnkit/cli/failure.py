@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
-from urllib.parse import parse_qsl, urlsplit
-
-from wsconnkit.service.tokens import redact
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 
 def os_error_text(error: OSError | UnicodeError) -> str:
@@ -24,9 +22,9 @@ def os_error_text(error: OSError | UnicodeError) -> str:
     return os.strerror(error.errno)
 
 
-def without_query(text: str, uri: str) -> str:
-    """Return `text`, which came from the peer, with everything from the query of `uri` blotted out."""
-    query = urlsplit(uri).query
-    pairs = [pair.partition("=")[2] for pair in query.split("&")]
-    values = [query, *pairs, *(value for _, value in parse_qsl(query))]
-    return redact(text, values)
+def secrets_in(uri: str) -> list[str]:
+    """Return everything from the user and the query of `uri`, which the peer may repeat, for `redact`."""
+    parts = urlsplit(uri)
+    pairs = [pair.partition("=")[2] for pair in parts.query.split("&")]
+    given = [parts.query, *pairs, *(value for _, value in parse_qsl(parts.query))]
+    return [*given, *(unquote(part) for part in parts.netloc.rpartition("@")[0].split(":"))]

@@ -94,3 +94,16 @@ def open_screen() -> Screen:
     if os.name == "posix" and os.environ.get("TERM") != "dumb" and all(end and end.isatty() for end in ends):
         return Terminal()
     return Screen()
+
+
+def forget_typing() -> None:
+    """Drop what was typed and not sent: the shell would take it for the beginning of its next line."""
+    try:
+        descriptor = sys.stdin.fileno()
+        # In the background the terminal is not ours, and whoever touches it is stopped.
+        if os.isatty(descriptor) and os.tcgetpgrp(descriptor) == os.getpgrp():
+            import termios
+
+            termios.tcflush(descriptor, termios.TCIFLUSH)
+    except (AttributeError, ImportError, OSError, ValueError):
+        pass  # it is closed, the terminal has gone, or this is Windows

@@ -40,12 +40,14 @@ class Site(NamedTuple):
 
     websocket: whether they may open connections.
     pages: whether the pages for those who watch the server are here. metrics: makes the text of /metrics.
+    metrics_token: what those must bring who read it.
     http: answers all other requests.
     """
 
     websocket: bool = True
     pages: bool = True
     metrics: MetricsText | None = None
+    metrics_token: str | None = None
     http: AnswerHTTP | None = None
 
 
@@ -222,7 +224,9 @@ class PendingHandshake(Generic[C]):
 
     async def _answer(self, request: HTTPRequest) -> Response:
         manager, site = self._manager, self._site
-        response = answer_page(request, manager.policy, site.metrics) if site.pages else None
+        response = None
+        if site.pages:
+            response = answer_page(request, manager.policy, site.metrics, site.metrics_token)
         if response is None:
             response = manager.policy.misdirected(request)
         if response is None and site.http is not None:

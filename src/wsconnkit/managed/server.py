@@ -152,6 +152,7 @@ class Serving(ABC, Generic[C, S]):
     http: an async function of an `HTTPRequest` that asks for no WebSocket; returns a `Response`, or None for 404.
     endpoints: whether /healthz, /readyz and /metrics are answered: on the same port, on none, or on that (host, port).
     metrics: `wsconnkit.render_metrics`, or what else makes the text of /metrics.
+    metrics_token: what a request for /metrics must bring as `Authorization: Bearer`; None for nothing.
     drain: how `server.drain` and `server.run_until_signal` close connections, unless they are told otherwise.
     ssl: a server-side context, for wss.
 
@@ -191,11 +192,11 @@ class Serving(ABC, Generic[C, S]):
         server = self._new_server(runtime, self._handler)
         is_listening = False
         try:
-            site = Site(pages=options.has_pages, metrics=options.metrics, http=options.http)
+            pages = Site(websocket=False, metrics=options.metrics, metrics_token=options.metrics_token)
+            site = pages._replace(websocket=True, pages=options.has_pages, http=options.http)
             server.add_listener(await self._listen(server.new_acceptor(site), self._host, self._port))
             if options.pages_at is not None:
-                site = Site(websocket=False, metrics=options.metrics)
-                server.add_listener(await self._listen_for_pages(server.new_acceptor(site), *options.pages_at))
+                server.add_listener(await self._listen_for_pages(server.new_acceptor(pages), *options.pages_at))
             is_listening = True
         finally:
             if not is_listening:

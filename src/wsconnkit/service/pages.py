@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from hmac import compare_digest
 from typing import Any
 
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import HTTPRequest, check_upgrade, refusal
 from wsconnkit.service.policy import ServerPolicy
+from wsconnkit.service.tokens import BEARER
 
 MetricsText = Callable[[Any, "str | None"], tuple[str, bytes]]
 """Called with a `ServerPolicy` and the Accept header of a scrape; returns the content type and the text."""
@@ -20,10 +22,13 @@ NO_WEBSOCKET = refusal(404, "there is no WebSocket here")
 """The answer to an upgrade where there are only pages."""
 
 
-def answer_page(request: HTTPRequest, policy: ServerPolicy[Any], metrics: MetricsText | None) -> Response | None:
+def answer_page(
+    request: HTTPRequest, policy: ServerPolicy[Any], metrics: MetricsText | None, metrics_token: str | None = None
+) -> Response | None:
     """Return the page that `request` asks for, None where it asks for no page of ours.
 
     metrics: makes the text of /metrics, which without it is no page.
+    metrics_token: what a request for it must bring as `Authorization: Bearer`, None for nothing.
     """
     if request.path not in ("/healthz", "/readyz", "/metrics") or (request.path == "/metrics" and metrics is None):
         return None
@@ -33,6 +38,8 @@ def answer_page(request: HTTPRequest, policy: ServerPolicy[Any], metrics: Metric
         return _status_page(200, "ok")
     if request.path == "/readyz":
         return _status_page(503, "draining") if policy.is_draining else _status_page(200, "ready")
+    if metrics_token is not None and not _has_token(request, metrics_token):
+        return refusal(401, "this page is for those who have its token", {"WWW-Authenticate": "Bearer"})
     assert metrics is not None  # or it would be no page
     content_type, text = metrics(policy, request.headers.get("Accept"))
     return Response(200, Headers({"Content-Type": content_type, "Cache-Control": "no-store"}), text)
@@ -54,6 +61,11 @@ def no_page(request: HTTPRequest, path: str | None) -> Response:
     checked = check_upgrade(request.method, request.target, "1.1", request.headers)
     assert isinstance(checked, Response)  # or it would be an upgrade
     return checked
+
+
+def _has_token(request: HTTPRequest, token: str) -> bool:
+    scheme, _, credentials = (request.headers.get("Authorization") or "").partition(" ")
+    return scheme.lower() == BEARER and compare_digest(credentials.strip().encode("utf-8", "replace"), token.encode())
 
 
 def _status_page(status: int, text: str) -> Response:

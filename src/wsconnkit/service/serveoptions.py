@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import ssl as ssl_module
 from collections.abc import Collection, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.tokens import BEARER
 from wsconnkit.service.verifier import Authenticate, TokenVerifier
 
+METRICS_TOKEN = "at least 16 characters of ASCII without spaces"  # noqa: S105 - says what one is
 _A_PORT = "0 for any, or a port up to 65535"
 
 
@@ -104,6 +106,7 @@ class ServeArguments(ManagerArguments, total=False):
     http: AnswerHTTP | None
     endpoints: bool | tuple[str, int]
     metrics: MetricsText | None
+    metrics_token: str | None
     ssl: ssl_module.SSLContext | None
 
 
@@ -122,6 +125,7 @@ class ServeOptions(ManagerOptions):
         http: AnswerHTTP | None = None,
         endpoints: bool | tuple[str, int] = True,
         metrics: MetricsText | None = None,
+        metrics_token: str | None = None,
         ssl: ssl_module.SSLContext | None = None,
         **manager: Unpack[ManagerArguments],
     ) -> None:
@@ -129,6 +133,8 @@ class ServeOptions(ManagerOptions):
         _check("port", port is None or _is_port(port), _A_PORT, port)
         _check("http", http is None or callable(http), "an async function", http)
         _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
+        if not (metrics_token is None or is_metrics_token(metrics_token)):  # not shown: it may be a secret all the same
+            raise ValueError(f"metrics_token is no token; it must be {METRICS_TOKEN}")
         is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
         _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
         if isinstance(endpoints, tuple):
@@ -138,11 +144,17 @@ class ServeOptions(ManagerOptions):
         super().__init__(**manager)
         self.http = http
         self.metrics = metrics
+        self.metrics_token = metrics_token
         self.ssl = ssl
         self.has_pages = endpoints is True
         """Whether the pages for those who watch the server are where the WebSocket is."""
         self.pages_at = endpoints if isinstance(endpoints, tuple) else None
         """The host and port that these pages have for themselves."""
+
+
+def is_metrics_token(value: object) -> bool:
+    """Tell whether `value` can be sent as a bearer token and is not quickly guessed."""
+    return isinstance(value, str) and len(value) >= 16 and re.fullmatch(r"[!-~]+", value) is not None
 
 
 def _is_port(port: object) -> bool:

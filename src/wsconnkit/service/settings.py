@@ -4,33 +4,58 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, final
+import ssl as ssl_module
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, final
 
-from dotenv import dotenv_values
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretBytes, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from typing_extensions import TypedDict
 
 from wsconnkit.machines.framesize import FrameLimits
 from wsconnkit.machines.heartbeat import HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit
-from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
+from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
 from wsconnkit.protocol.deflate import CompressionConfig
+from wsconnkit.protocol.proxy import authority
 from wsconnkit.service.admission import AdmissionConfig, Rates
+from wsconnkit.service.drain import DrainConfig
 from wsconnkit.service.hosts import AllowedHosts
 from wsconnkit.service.origins import Origins
 from wsconnkit.service.proxies import TrustedProxies
+from wsconnkit.service.serveoptions import METRICS_TOKEN, is_metrics_token
+from wsconnkit.service.settingsfile import read_settings_file
+from wsconnkit.service.variables import (
+    OFF,
+    integer,
+    list_of,
+    one_of,
+    or_off,
+    parse_endpoints,
+    parse_file,
+    parse_flag,
+    parse_host,
+    parse_path,
+    seconds,
+)
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
     from pydantic_core import ErrorDetails
 
     from wsconnkit.service.auth import JWTAuthenticator
 
-_MAX_INTEGER = 2**31 - 1
-_FLAGS = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+_DEFAULT_FILE = Path(".env")
+_SECRETS = ("JWT_SECRET", "METRICS_TOKEN")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]*[A-Za-z0-9])?(:[0-9]{1,5})?")
 _PREMIUM, _ENTERPRISE = 300, 1000
 """Requests a minute."""
+_LIKENESS = 0.85
+"""Of the name of a variable to one of ours, from which it may be meant for that."""
+_MISTAKABLE = {"ms": (20, "seconds"), "bytes": (2000, "KiB or MiB")}
+"""By unit, how many times smaller than the default a value is if it was meant in another unit, and in which."""
 
 
 class BadSettings(ValueError):
@@ -44,52 +69,49 @@ class BadSettings(ValueError):
         return "\n".join(self.problems)
 
 
-# What makes a value of a variable's text, and says what is allowed when it cannot. Where nothing verifies tokens unless
-# it is set, only an empty text sets nothing: one of spaces must not let everyone in.
+class Setting(NamedTuple):
+    """A variable, its value in force, where that is from, and its unit: "ms", "bytes", or "" for none.
+
+    source: "default", "environment", "file" or "option".
+    """
+
+    variable: str
+    value: str
+    source: str
+    unit: str
 
 
-def _integer(low: int = 1, high: int = _MAX_INTEGER, unit: str = "") -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        text = text.strip()
-        # Digits only: int() would also take "1_000" and digits of other scripts. Ten are enough for the highest.
-        if text.isascii() and text.isdecimal() and len(text) <= 10 and low <= int(text) <= high:
-            return int(text)
-        raise ValueError(f"it must be an integer, {low} to {high}{unit and ' ' + unit}")
+class SettingsArguments(TypedDict):
+    """The keyword arguments of `serve` that settings give."""
 
-    return parse
+    host: str
+    port: int
+    path: str
+    ssl: ssl_module.SSLContext | None
+    config: ConnectionConfig
+    authenticate: JWTAuthenticator | None
+    reauthenticate: bool
+    origins: tuple[str, ...]
+    allowed_hosts: tuple[str, ...] | None
+    proxies: TrustedProxies
+    admission: AdmissionConfig
+    drain: DrainConfig
+    endpoints: bool | tuple[str, int]
+    metrics_token: str | None
 
 
-def _seconds(low: int = 1) -> Callable[[str], float]:
-    milliseconds = _integer(low, unit="milliseconds")
-    return lambda text: milliseconds(text) / 1000
+# What depends on other variables, or is a secret. Where nothing verifies tokens unless it is set, only an empty text
+# sets nothing: one of spaces must not let everyone in.
 
 
 def _count_or_none(text: str) -> int | None:
-    return _integer()(text) if text.strip() else None
+    return or_off(integer())(text) if text.strip() else None
 
 
-def _flag(text: str) -> bool:
-    if (word := text.strip().lower()) in _FLAGS:
-        return _FLAGS[word]
-    raise ValueError("it must be true or false (also 1, yes, on, 0, no, off)")
-
-
-def _one_of(*allowed: str) -> Callable[[str], str]:
-    words = {word.lower(): word for word in allowed}
-
-    def parse(text: str) -> str:
-        if (word := text.strip().lower()) in words:
-            return words[word]
-        raise ValueError(f"it must be one of {', '.join(allowed)}")
-
-    return parse
-
-
-def _path(text: str) -> str:
-    text = text.strip()
-    if text.startswith("/") and text.isascii() and text.isprintable() and not any(char in " ?#" for char in text):
-        return text
-    raise ValueError("it must be a path in ASCII that starts with '/', without spaces, '?' and '#'")
+def _key_file(text: str, info: ValidationInfo) -> str | None:
+    if text.strip() and not _may_be_set(info, "tls_cert_file"):
+        raise ValueError("it must not be set without TLS_CERT_FILE: the key of a certificate")
+    return parse_file(text)
 
 
 def _secret(text: str) -> SecretBytes | None:
@@ -105,6 +127,14 @@ def _secret(text: str) -> SecretBytes | None:
             "it must be at least 32 bytes (RFC 7518, section 3.2), not only spaces, and no public key"
         ) from None
     return SecretBytes(secret)
+
+
+def _metrics_token(text: str) -> SecretBytes | None:
+    if not text:
+        return None
+    if not is_metrics_token(text):
+        raise ValueError(f"it must be {METRICS_TOKEN}")
+    return SecretBytes(text.encode())
 
 
 def _domain(text: str, info: ValidationInfo) -> str | None:
@@ -134,36 +164,27 @@ def _may_be_set(info: ValidationInfo, field: str) -> bool:
     return info.data.get(field, "refused") is not None
 
 
-def _list_of(what: str, check: Callable[[list[str]], object]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        items = tuple(item.strip() for item in text.split(",")) if text.strip() else ()
-        for item in items:
-            try:
-                check([item])
-            except ValueError:
-                raise ValueError(f"it must be {what}, separated by commas; {item!r} is none") from None
-        return items
-
-    return parse
-
-
-_origins = _list_of("origins such as 'https://example.org', 'file://' or 'null'", Origins)
-_hosts = _list_of("hosts such as 'example.org' or '*.example.org', without a port", AllowedHosts)
-_networks = _list_of(
+_origins = list_of("origins such as 'https://example.org', 'file://' or 'null'", Origins)
+_hosts = list_of("hosts such as 'example.org' or '*.example.org', without a port", AllowedHosts)
+_networks = list_of(
     "addresses, networks such as '10.0.0.0/8' with no bits set behind the prefix, or 'unix'", TrustedProxies
 )
 
 
-def _rates(per_minute: int) -> Rates:
-    return Rates(upgrades=RateLimit(per_minute), messages=RateLimit(per_minute))
+def _rates(per_minute: int | None) -> Rates:
+    limit = None if per_minute is None else RateLimit(per_minute)
+    return Rates(upgrades=limit, messages=limit)
 
 
-_Count = Annotated[int, BeforeValidator(_integer())]
-_Bytes = Annotated[int, BeforeValidator(_integer(unit="bytes"))]
-_Seconds = Annotated[float, BeforeValidator(_seconds())]
-_SecondsOrZero = Annotated[float, BeforeValidator(_seconds(0))]
-_LogLevel = Annotated[str, BeforeValidator(_one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))]
-_LogFormat = Annotated[Literal["json", "text"], BeforeValidator(_one_of("json", "text"))]
+# A text in the annotation is the unit of the variable.
+_Count = Annotated[int, BeforeValidator(integer())]
+_CountOrOff = Annotated[int | None, BeforeValidator(or_off(integer()))]
+_Bytes = Annotated[int, BeforeValidator(integer(unit="bytes")), "bytes"]
+_Seconds = Annotated[float, BeforeValidator(seconds()), "ms"]
+_SecondsOrZero = Annotated[float, BeforeValidator(seconds(0)), "ms"]
+_SecondsOrOff = Annotated[float | None, BeforeValidator(or_off(seconds())), "ms"]
+_LogLevel = Annotated[str, BeforeValidator(one_of("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"))]
+_LogFormat = Annotated[Literal["json", "text"], BeforeValidator(one_of("json", "text"))]
 
 
 def _variable(name: str, default: str = "") -> Any:
@@ -177,9 +198,14 @@ class Settings(BaseSettings):
     jwt_secret: of HS256 tokens, at least 32 bytes; takes the place of auth_domain.
     auth_domain: the host whose JSON Web Key Set verifies tokens.
     auth_audience, auth_issuer: what tokens must name.
-    ping_interval, pong_timeout, idle_timeout, close_timeout, drain_window, drain_grace: seconds.
+    endpoints: of `serve`: where /healthz, /readyz and /metrics are.
+    metrics_token: what those must bring who read /metrics; None for nothing.
+    handshake_timeout, ping_interval, pong_timeout, idle_timeout, close_timeout, drain_window, drain_grace: seconds;
+        ping_interval is None for no heartbeat, idle_timeout for no such limit.
+    max_header_size, max_head_size: bytes of one header, or the target, and of all together.
     compression_threshold, max_frame_size, frame_warn_threshold: bytes; max_frame_size is the limit of a message, too.
-    max_connections, max_handshakes, max_handshakes_per_ip: None for no limit.
+    max_connections, max_connections_per_user, max_handshakes, max_handshakes_per_ip, requests_per_minute,
+        failed_auth_per_minute: None for no limit.
     requests_per_minute: upgrades, and messages, of a user of the tier free or of none.
     failed_auth_per_minute: invalid tokens of an address.
     origins: those of web pages that may connect, next to the server's own.
@@ -194,30 +220,37 @@ class Settings(BaseSettings):
     auth_domain: Annotated[str | None, BeforeValidator(_domain)] = _variable("SUPABASE_AUTH_DOMAIN")
     auth_audience: Annotated[str | None, BeforeValidator(_claim)] = _variable("SUPABASE_AUTH_AUDIENCE")
     auth_issuer: Annotated[str | None, BeforeValidator(_claim)] = _variable("SUPABASE_AUTH_ISSUER")
-    port: Annotated[int, BeforeValidator(_integer(0, 65535))] = _variable("WEBSOCKET_PORT", "3001")
-    path: Annotated[str, BeforeValidator(_path)] = _variable("WEBSOCKET_PATH", "/ws")
-    ping_interval: _Seconds = _variable("PING_INTERVAL", "30000")
+    host: Annotated[str, BeforeValidator(parse_host)] = _variable("WEBSOCKET_HOST", "127.0.0.1")
+    port: Annotated[int, BeforeValidator(integer(0, 65535))] = _variable("WEBSOCKET_PORT", "3001")
+    path: Annotated[str, BeforeValidator(parse_path)] = _variable("WEBSOCKET_PATH", "/ws")
+    tls_cert_file: Annotated[str | None, BeforeValidator(parse_file)] = _variable("TLS_CERT_FILE")
+    tls_key_file: Annotated[str | None, BeforeValidator(_key_file)] = _variable("TLS_KEY_FILE")
+    endpoints: Annotated[bool | tuple[str, int], BeforeValidator(parse_endpoints)] = _variable("METRICS_ADDRESS")
+    metrics_token: Annotated[SecretBytes | None, BeforeValidator(_metrics_token)] = _variable("METRICS_TOKEN")
+    handshake_timeout: _Seconds = _variable("HANDSHAKE_TIMEOUT", "10000")
+    max_headers: _Count = _variable("MAX_HEADERS", "128")
+    max_header_size: _Bytes = _variable("MAX_HEADER_SIZE", "8192")
+    max_head_size: _Bytes = _variable("MAX_HEAD_SIZE", "32768")
+    ping_interval: _SecondsOrOff = _variable("PING_INTERVAL", "30000")
     pong_timeout: _Seconds = _variable("PONG_TIMEOUT", "5000")
     max_missed_pongs: _Count = _variable("MAX_MISSED_PONGS", "3")
-    compression_enabled: Annotated[bool, BeforeValidator(_flag)] = _variable("COMPRESSION_ENABLED", "true")
-    compression_level: Annotated[int, BeforeValidator(_integer(high=9))] = _variable("COMPRESSION_LEVEL", "6")
-    compression_threshold: Annotated[int, BeforeValidator(_integer(0, unit="bytes"))] = _variable(
+    compression_enabled: Annotated[bool, BeforeValidator(parse_flag)] = _variable("COMPRESSION_ENABLED", "true")
+    compression_level: Annotated[int, BeforeValidator(integer(high=9))] = _variable("COMPRESSION_LEVEL", "6")
+    compression_threshold: Annotated[int, BeforeValidator(integer(0, unit="bytes")), "bytes"] = _variable(
         "COMPRESSION_THRESHOLD", "1024"
     )
     max_frame_size: _Bytes = _variable("MAX_FRAME_SIZE", "1048576")
     frame_warn_threshold: _Bytes = _variable("FRAME_WARN_THRESHOLD", "524288")
-    max_connections_per_user: _Count = _variable("MAX_CONNECTIONS_PER_USER", "3")
+    max_connections_per_user: _CountOrOff = _variable("MAX_CONNECTIONS_PER_USER", "3")
     max_connections: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable("MAX_CONNECTIONS")
-    max_handshakes: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable("MAX_HANDSHAKES", "1000")
-    max_handshakes_per_ip: Annotated[int | None, BeforeValidator(_count_or_none)] = _variable(
-        "MAX_HANDSHAKES_PER_IP", "100"
-    )
-    requests_per_minute: _Count = _variable("RATE_LIMIT_REQUESTS_PER_MINUTE", "100")
-    failed_auth_per_minute: _Count = _variable("RATE_LIMIT_FAILED_AUTH_PER_MINUTE", "10")
+    max_handshakes: _CountOrOff = _variable("MAX_HANDSHAKES", "1000")
+    max_handshakes_per_ip: _CountOrOff = _variable("MAX_HANDSHAKES_PER_IP", "100")
+    requests_per_minute: _CountOrOff = _variable("RATE_LIMIT_REQUESTS_PER_MINUTE", "100")
+    failed_auth_per_minute: _CountOrOff = _variable("RATE_LIMIT_FAILED_AUTH_PER_MINUTE", "10")
     origins: Annotated[tuple[str, ...], BeforeValidator(_origins)] = _variable("ALLOWED_ORIGINS")
     allowed_hosts: Annotated[tuple[str, ...], BeforeValidator(_hosts)] = _variable("ALLOWED_HOSTS")
     trusted_proxies: Annotated[tuple[str, ...], BeforeValidator(_networks)] = _variable("TRUSTED_PROXIES")
-    idle_timeout: _Seconds = _variable("IDLE_TIMEOUT", "300000")
+    idle_timeout: _SecondsOrOff = _variable("IDLE_TIMEOUT", "300000")
     close_timeout: _Seconds = _variable("CLOSE_TIMEOUT", "5000")
     drain_window: _SecondsOrZero = _variable("DRAIN_WINDOW", "10000")
     drain_grace: _SecondsOrZero = _variable("DRAIN_GRACE", "15000")
@@ -225,6 +258,8 @@ class Settings(BaseSettings):
     log_format: _LogFormat = _variable("LOG_FORMAT", "json")
 
     _sources: dict[str, str] = PrivateAttr(default_factory=dict)
+    _strangers: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Where each variable is from that is none of ours."""
 
     def __init__(
         self,
@@ -233,8 +268,9 @@ class Settings(BaseSettings):
         environ: Mapping[str, str] | None = None,
         overrides: Mapping[str, str] | None = None,
     ) -> None:
+        variables_of_file, problems = ({}, []) if file is None else read_settings_file(file)
         layers = {
-            "file": {} if file is None else _read(file),
+            "file": variables_of_file,
             "environment": os.environ if environ is None else environ,
             "option": overrides or {},
         }
@@ -249,8 +285,12 @@ class Settings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise BadSettings([_problem(each) for each in error.errors()]) from None
+            raise BadSettings([*problems, *map(_problem, error.errors())]) from None
+        if problems:
+            raise BadSettings(problems)
         self._sources.update(sources)
+        for source in ("file", "environment"):
+            self._strangers.update(dict.fromkeys(layers[source].keys() - names, source))
 
     @classmethod
     def from_env(
@@ -262,10 +302,18 @@ class Settings(BaseSettings):
     ) -> Settings:
         """Read the variables of the process, else of the dotenv `file`, else take the defaults.
 
+        `Settings(...)` does the same, but reads no file that it is not given.
+
+        file: None for `.env` in the working directory, if there is one.
         environ: in place of the variables of the process.
         overrides: values by the names of variables that win over all others, such as options of a command line.
-        Raises BadSettings, also for a file that is not UTF-8, and OSError for one that cannot be read.
+        Raises BadSettings, also for a file that is not UTF-8 or has lines that are no settings, and OSError for one
+        that cannot be read.
         """
+        if (
+            file is None and _DEFAULT_FILE.exists() and not _DEFAULT_FILE.is_dir()
+        ):  # some have a virtual environment there
+            file = _DEFAULT_FILE
         return cls(file, environ=environ, overrides=overrides)
 
     @classmethod
@@ -285,7 +333,9 @@ class Settings(BaseSettings):
         """The settings of each connection."""
         compression = CompressionConfig(level=self.compression_level, threshold=self.compression_threshold)
         return ConnectionConfig(
-            heartbeat=HeartbeatConfig(
+            heartbeat=None
+            if self.ping_interval is None
+            else HeartbeatConfig(
                 interval=self.ping_interval, timeout=self.pong_timeout, max_missed=self.max_missed_pongs
             ),
             limits=FrameLimits(
@@ -295,26 +345,33 @@ class Settings(BaseSettings):
             ),
             compression=compression if self.compression_enabled else None,
             close=CloseConfig(timeout=self.close_timeout),
+            handshake=HandshakeLimits(
+                timeout=self.handshake_timeout,
+                max_line=self.max_header_size,
+                max_headers=self.max_headers,
+                max_head=self.max_head_size,
+            ),
             idle_timeout=self.idle_timeout,
         )
 
     @property
     def admission(self) -> AdmissionConfig:
         """Who gets in and how often: the tiers free, premium and enterprise, and what one address may do."""
-        free = _rates(self.requests_per_minute)
+        requests, failures = self.requests_per_minute, self.failed_auth_per_minute
+        free = _rates(requests)
         return AdmissionConfig(
             max_connections=self.max_connections,
             max_connections_per_user=self.max_connections_per_user,
             max_handshakes=self.max_handshakes,
             max_handshakes_per_ip=self.max_handshakes_per_ip,
-            failed_auth=RateLimit(self.failed_auth_per_minute),
+            failed_auth=None if failures is None else RateLimit(failures),
             per_ip=Rates(upgrades=free.upgrades) if self.authenticates else free,
             per_user=free,
             tiers={
                 "free": free,
                 # Never less than what costs nothing.
-                "premium": _rates(max(_PREMIUM, self.requests_per_minute)),
-                "enterprise": _rates(max(_ENTERPRISE, self.requests_per_minute)),
+                "premium": _rates(requests and max(_PREMIUM, requests)),
+                "enterprise": _rates(requests and max(_ENTERPRISE, requests)),
             },
         )
 
@@ -341,34 +398,103 @@ class Settings(BaseSettings):
             issuer=self.auth_issuer,
         )
 
-    def describe(self) -> list[tuple[str, str, str]]:
-        """Return each variable, its value in force, and where that is from; secrets are masked.
+    def serve_arguments(self) -> SettingsArguments:
+        """Return the keyword arguments of `serve`: `serve(handler, **settings.serve_arguments(), metrics=…)`.
 
-        It is from "default", "environment", "file" or "option".
+        Without anything that verifies tokens, everyone is let in. Raises BadSettings as `ssl_context` does.
         """
+        return {
+            "host": self.host,
+            "port": self.port,
+            "path": self.path,
+            "ssl": self.ssl_context(),
+            "config": self.config,
+            "authenticate": self.authenticator(),
+            "reauthenticate": self.authenticates,
+            "origins": self.origins,
+            "allowed_hosts": self.allowed_hosts or None,
+            "proxies": self.proxies,
+            "admission": self.admission,
+            "drain": DrainConfig(window=self.drain_window, grace=self.drain_grace),
+            "endpoints": self.endpoints,
+            "metrics_token": self.metrics_token.get_secret_value().decode() if self.metrics_token else None,
+        }
+
+    def ssl_context(self) -> ssl_module.SSLContext | None:
+        """Return what TLS is served with, None without. Raises BadSettings for files that cannot be used for it."""
+        if self.tls_cert_file is None:
+            return None
+        for variable, file in (("TLS_CERT_FILE", self.tls_cert_file), ("TLS_KEY_FILE", self.tls_key_file)):
+            try:
+                if file is not None:
+                    open(file, "rb").close()
+            except OSError as error:
+                raise BadSettings([f"{variable} is {file!r}; it cannot be read: {error.strerror}"]) from None
+        context = ssl_module.create_default_context(ssl_module.Purpose.CLIENT_AUTH)
+        try:
+            # Without a password, OpenSSL would ask for one.
+            context.load_cert_chain(self.tls_cert_file, self.tls_key_file, password="")
+        except ssl_module.SSLError as error:
+            reason = (error.reason or "no PEM in it").replace("_", " ").lower()
+            raise BadSettings(
+                [
+                    f"TLS_CERT_FILE is {self.tls_cert_file!r}; it must be a certificate in PEM, with its key without a "
+                    f"password in the same file or in TLS_KEY_FILE: {reason}"
+                ]
+            ) from None
+        return context
+
+    def describe(self) -> list[Setting]:
+        """Return each variable; secrets are masked."""
         return [
-            (str(field.alias), _text_of(getattr(self, name)), self._sources.get(str(field.alias), "default"))
+            Setting(
+                str(field.alias),
+                _text_of(getattr(self, name), field),
+                self._sources.get(str(field.alias), "default"),
+                _unit_of(field),
+            )
             for name, field in type(self).model_fields.items()
         ]
 
+    def warnings(self) -> list[str]:
+        """Return what is allowed, but looks like a mistake."""
+        return [*self._misspelt(), *self._in_other_units(), *self._without_effect()]
 
-def _read(file: str | os.PathLike[str]) -> dict[str, str]:
-    try:
-        with open(file, encoding="utf-8-sig") as stream:
-            # A name without a value has None there.
-            return {name: value or "" for name, value in dotenv_values(stream=stream).items()}
-    except UnicodeDecodeError:
-        raise BadSettings([f"the file {os.fspath(file)!r} is not UTF-8"]) from None
+    def _misspelt(self) -> Iterator[str]:
+        free = {str(field.alias) for field in type(self).model_fields.values()} - self._sources.keys()
+        for name, source in sorted(self._strangers.items()):
+            for meant in get_close_matches(name.upper(), free, 1, _LIKENESS):
+                yield f"{name}, from the {source}, is no variable of the settings; did you mean {meant}?"
+
+    def _in_other_units(self) -> Iterator[str]:
+        for name, field in type(self).model_fields.items():
+            variable, unit = str(field.alias), _unit_of(field)
+            text = _text_of(getattr(self, name), field)
+            if variable in self._sources and unit and text.isdecimal():
+                ratio, other = _MISTAKABLE[unit]
+                if 0 < int(text) * ratio < int(field.default):
+                    default = f"The default is {field.default} {unit}"
+                    yield f"{variable} is {text} {unit}; did you mean {text} {other}? {default}"
+
+    def _without_effect(self) -> Iterator[str]:
+        if self.frame_warn_threshold > self.max_frame_size and "FRAME_WARN_THRESHOLD" in self._sources:
+            yield "FRAME_WARN_THRESHOLD is over MAX_FRAME_SIZE, so no frame is ever warned of"
 
 
 def _problem(error: ErrorDetails) -> str:
     name, text = error["loc"][0], error["input"]
-    value = f"{len(text.encode('utf-8', 'replace'))} bytes long" if name == "JWT_SECRET" else repr(text)
+    value = f"{len(text.encode('utf-8', 'replace'))} bytes long" if name in _SECRETS else repr(text)
     return f"{name} is {value}; {error['ctx']['error']}"
 
 
-def _text_of(value: object) -> str:
+def _unit_of(field: FieldInfo) -> str:
+    return next((unit for unit in field.metadata if isinstance(unit, str)), "")
+
+
+def _text_of(value: object, field: FieldInfo) -> str:
     """Return `value` as its variable would have it."""
+    if field.alias == "METRICS_ADDRESS":
+        return authority(*value) if isinstance(value, tuple) else "" if value else OFF
     if isinstance(value, SecretBytes):
         return f"*** ({len(value)} bytes)"
     if isinstance(value, float):
@@ -377,4 +503,6 @@ def _text_of(value: object) -> str:
         return str(value).lower()
     if isinstance(value, tuple):
         return ",".join(value)
-    return "" if value is None else str(value)
+    if value is None:
+        return OFF if field.default else ""
+    return str(value)

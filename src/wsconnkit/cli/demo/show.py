@@ -130,7 +130,7 @@ def _summary(actors: Sequence[Actor]) -> list[list[str]]:
         if info is None:
             rows.append([actor.name, "-", "-", "-", "-", "-", verdict])
             continue
-        code, meaning, cause = str(info.code), describe(info.code), info.cause.value
+        code, meaning, cause = f"{info.code:d}", describe(info.code), info.cause.value
         clean = "yes" if info.clean else "no"
         rows.append([actor.name, code, meaning, cause, _INITIATORS[info.initiator], clean, verdict])
     return rows
