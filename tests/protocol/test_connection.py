@@ -1397,6 +1397,16 @@ def test_an_end_told_twice_loses_no_messages_to_a_pause_between() -> None:
     assert isinstance(closed, Closed)
 
 
+def test_what_is_dropped_unread_is_no_event_any_more_and_the_end_is_found() -> None:
+    connection = opened()
+    connection.receive_data(wire(Role.CLIENT, TEXT, b"x") * 3, 0.0)
+    assert connection.next_event() == Message("x", 1)
+    connection.receive_eof(0.0)
+    connection.drop_unread()
+    (closed,) = connection.events()
+    assert isinstance(closed, Closed)
+
+
 def test_the_wire_size_is_that_of_the_last_data_frame() -> None:
     connection = opened()
     connection.receive_data(wire(Role.CLIENT, TEXT, b"12345") + wire(Role.CLIENT, BINARY, b"123"), 0.0)

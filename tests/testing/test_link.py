@@ -152,3 +152,15 @@ def test_messages_that_come_after_our_close_take_turns_as_all_others_do() -> Non
     assert pair.server.connection.stats.messages_discarded == 1000
     assert pair.server.close_info is not None
     assert pair.server.close_info.ok
+
+
+def test_of_a_flood_on_a_transport_that_has_ended_no_more_is_looked_at_than_takes_a_moment() -> None:
+    pair = Pair(PLAIN, ConnectionConfig(compression=None, queue=QueueConfig(max_messages=100_000)))
+    for _ in range(20_000):
+        pair.client.send("")
+    pair.server.receive()
+    assert 0 < len(pair.server.messages) < 100
+    pair.server.abort(ConnectionResetError("cut"))
+    assert pair.server.close_info is not None
+    assert pair.server.close_info.cause is Cause.TRANSPORT_LOST
+    assert 1000 < len(pair.server.messages) < 5000

@@ -24,6 +24,10 @@ _COALESCE = 64 * 1024
 """Bytes up to which a write may wait for more to go out with it."""
 
 
+_LAST_BUDGET = 4096 * FRAME_COST
+"""What is done of what was read, in one go, when the transport has ended."""
+
+
 class Timed(Protocol):
     """What has deadlines of its own on a connection."""
 
@@ -109,7 +113,7 @@ class Pump:
         if not self.reading:
             self._resume()  # nothing holds the peer back any more: what has no room is lost
         self.core.receive_eof(self._now(), error)
-        self.pump()
+        self._pump(_LAST_BUDGET)
         self.transport = None
         self._alarm.cancel()
         self.gone.set()
@@ -320,7 +324,9 @@ class Pump:
                             self.on_received(size)
                     if inbox.full:
                         self._pause_reading()
-                if budget <= 0 and not self._is_released:
+                if budget <= 0 and self._is_released:
+                    core.drop_unread()  # nobody waits for it any more but for the application, which has had its share
+                elif budget <= 0:
                     if self.reading or core.state is not State.OPEN:
                         self._queue_up()
                     return budget

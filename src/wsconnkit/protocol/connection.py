@@ -196,11 +196,13 @@ class ConnectionProtocol(SendingSide):
             self._eof_behind_data = False
             self._end(Input.EOF, None, Cause.TRANSPORT_LOST, Initiator.TRANSPORT)
 
+    def drop_unread(self) -> None:
+        """Lose what was received and is no event yet."""
+        self._can_read = False
+
     def next_event(self) -> Event | None:
         """Return the next event, or None."""
         return next(self.events(), None)
-
-    # What the application does.
 
     def close(self, code: int, reason: str, now: float, *, cause: Cause = Cause.LOCAL_CLOSE) -> None:
         """Begin the closing handshake; `reason` is cut to 123 bytes of whole UTF-8. Does nothing when it has begun.
@@ -237,7 +239,7 @@ class ConnectionProtocol(SendingSide):
             self._control_rate.reading_resumed(self._now)
             self._timers.reading_resumed(self._now)
 
-    # Time.
+    # Time, and what is.
 
     @property
     def next_timer(self) -> tuple[Timer, float] | None:
@@ -283,8 +285,6 @@ class ConnectionProtocol(SendingSide):
             else:
                 cause, reason = _TIMEOUTS[timer]
                 self._end(Input.LOCAL_CLOSE, CloseFrame(cause.code, reason), cause)
-
-    # What is.
 
     @property
     def wire_size(self) -> int:
