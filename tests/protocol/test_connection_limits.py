@@ -16,7 +16,7 @@ from wsconnkit.protocol.closeinfo import Cause, CloseInfo, Initiator
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.deflate import DeflateParams
-from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, Message, PingReceived
+from wsconnkit.protocol.events import Closed, Event, FrameSizeWarning, Message, MessageDiscarded, PingReceived
 from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.transportaction import TransportAction
 
@@ -138,7 +138,7 @@ def test_warnings_count_frames_on_the_wire() -> None:
 def test_limits_hold_after_our_own_close() -> None:
     connection = opened(FrameLimits(max_message_size=10, warn_threshold=5))
     connection.close(1000, "", 0.0)
-    assert fed(connection, wire(BINARY, bytes(5))) == [FrameSizeWarning(5)]
+    assert fed(connection, wire(BINARY, bytes(5))) == [FrameSizeWarning(5), MessageDiscarded(5)]
     assert fed(connection, wire(BINARY, bytes(11))[:2]) == []
     assert (connection.state, connection.transport_action) == (State.FAILING, TransportAction.SEND_EOF)
     assert ended(connection).cause is Cause.LOCAL_CLOSE
