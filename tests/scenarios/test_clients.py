@@ -93,6 +93,30 @@ def test_the_certificate_must_be_for_the_name_that_is_given(network: Driver) -> 
     network.run(main)
 
 
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [("example.test.", "example.test"), ("faß.test", "xn--fa-hia.test"), ("[fe80::1%25lo]", "fe80::1")],
+)
+def test_tls_has_the_name_of_the_uri_as_certificates_have_it(network: Driver, host: str, name: str) -> None:
+    authority, ours, theirs = trustme.CA(), ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(name).configure_cert(theirs)
+    authority.configure_trust(ours)
+    asked: list[str | None] = []
+    theirs.sni_callback = lambda _, asked_for, __: asked.append(asked_for)
+
+    async def main() -> None:
+        async def handler(ws: Any) -> None:
+            await ws.wait_closed()
+
+        async with network.serve(handler, ssl=theirs) as server:
+            uri = f"wss://{host}:{port_of(server)}/"
+            async with network.adapter.connect(uri, ssl=ours, host="127.0.0.1") as ws:
+                await ws.ping()
+
+    network.run(main)
+    assert asked == [None if ":" in name else name]
+
+
 def test_certificates_are_read_once_however_often_a_client_tries(
     network: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

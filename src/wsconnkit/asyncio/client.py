@@ -18,6 +18,7 @@ from wsconnkit.managed import reconnecting
 from wsconnkit.managed.client import Connecting, Connections, Route
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
+from wsconnkit.protocol.hosts import ascii_name
 from wsconnkit.service.backlog import BacklogConfig
 from wsconnkit.service.connectoptions import ConnectArguments
 
@@ -60,6 +61,8 @@ class connect(Connecting[Connection], AwaitableContext[Connection]):  # noqa: D1
     def __init__(self, uri: str, **arguments: Unpack[ConnectKeywords]) -> None:
         given: dict[str, Any] = dict(arguments)
         self._dial_options = {name: given.pop(name) for name in tuple(given) if name in _OPTIONS}
+        if "host" in self._dial_options:
+            self._dial_options["host"] = ascii_name(self._dial_options["host"])
         has_sock = "sock" in self._dial_options
         super().__init__(uri, has_transport=has_sock, dialer="loop.create_connection", **given)
 

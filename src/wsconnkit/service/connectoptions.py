@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.hosts import ascii_name
 from wsconnkit.protocol.http import Headers, HeadersLike
 from wsconnkit.protocol.proxy import Proxy, environment_proxy, is_loopback, parse_proxy
 from wsconnkit.protocol.upgrade import check_subprotocols
@@ -80,7 +81,7 @@ class ConnectOptions:
                 raise ValueError(f"{name} is given, but the URI has the scheme ws; use wss, or leave {name} out")
         self.ssl = ssl
         self.proxy_ssl = proxy_ssl
-        self.server_hostname = server_hostname
+        self.server_hostname = None if server_hostname is None else ascii_name(server_hostname)
         self._headers = Headers(headers)
         if token is not None and ("Authorization" in self._headers or self.uri.user is not None):
             raise ValueError("token is given together with other credentials, in headers or in the URI; give one")

@@ -13,6 +13,7 @@ from wsconnkit.managed import reconnecting
 from wsconnkit.managed.client import Connecting, Connections, Route
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
+from wsconnkit.protocol.hosts import ascii_name
 from wsconnkit.service.backlog import BacklogConfig
 from wsconnkit.service.connectoptions import ConnectArguments
 from wsconnkit.trio.connection import Connection
@@ -50,6 +51,8 @@ class connect(Connecting[Connection], NurseryContext[Connection]):  # noqa: D101
     def __init__(self, uri: str, **arguments: Unpack[ConnectKeywords]) -> None:
         given: dict[str, Any] = dict(arguments)
         self._dial_options = {name: given.pop(name) for name in tuple(given) if name in _OPTIONS}
+        if "host" in self._dial_options:
+            self._dial_options["host"] = ascii_name(self._dial_options["host"])
         self._stream: trio.abc.Stream | None = given.pop("stream", None)
         has_stream = self._stream is not None
         super().__init__(uri, has_transport=has_stream, dialer="trio.open_tcp_stream", **given)
