@@ -85,7 +85,10 @@ class Connecting(ABC, Generic[C]):
         if unknown := sorted(arguments.keys() - ConnectArguments.__annotations__.keys()):
             raise TypeError(f"neither connect nor {dialer} has an argument {unknown[0]}")
         self._options = ConnectOptions(uri, has_transport=has_transport, **arguments)
-        self.config = self._options.config
+        self.config: ConnectionConfig = self._options.config
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._options.uri.shown}>"
 
     @abstractmethod
     def _address(self) -> tuple[str, int]:

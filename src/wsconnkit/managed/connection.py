@@ -23,6 +23,7 @@ from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConnectionClosedOK
 from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
 from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.http import Headers
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
@@ -69,7 +70,7 @@ class Connection:
         agreement: Agreement,
         session: Session | None = None,
     ) -> None:
-        self.log = (
+        self.log: ConnectionLog = (
             session.log
             if session is not None
             else ConnectionLog(new_connection_id(runtime), secrets=secrets_of(request))
@@ -77,9 +78,9 @@ class Connection:
         """Where the connection's events go."""
         self.upgrade_request = request
         """The request that the client opened the connection with."""
-        self.response_headers = agreement.headers
+        self.response_headers: Headers = agreement.headers
         """The headers of the server's answer to it."""
-        self.subprotocol = agreement.subprotocol
+        self.subprotocol: str | None = agreement.subprotocol
         """The subprotocol agreed on, or None."""
         self.remote_address: Any = None
         """The peer's address as the socket has it."""
@@ -87,7 +88,7 @@ class Connection:
         """Our address as the socket has it."""
         self.runtime = runtime
         """The event loop that it lives on."""
-        self.draining = Draining(runtime)
+        self.draining: Draining = Draining(runtime)
         """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
         self._core = core
         self._session = session
@@ -103,6 +104,9 @@ class Connection:
         self._requests: Requests | None = None
         self._on_closed: list[Callable[[], None]] = []
         self._sends = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}: {self.state.name.lower()}, peer {self.remote_address}>"
 
     def start(self, transport: Transport) -> None:
         """Take over a transport whose opening handshake is done."""

@@ -62,6 +62,10 @@ class ReconnectingClient(Generic[C]):
         self._last_close: CloseInfo | None = None
         """The close with 1000 that was the end."""
 
+    def __repr__(self) -> str:
+        state = "closed" if self._is_over else "open" if self.is_open else "not connected"
+        return f"<{type(self).__name__}: {self._connect!r}, {state}, {len(self._backlog)} queued>"
+
     @property
     def is_open(self) -> bool:
         """There is a connection, and messages can go out on it."""

@@ -89,6 +89,10 @@ class Server(Manager[C]):
         """Close a listener together with the server."""
         self._listeners.append(listener)
 
+    def _where(self) -> str:
+        addresses = [sock.getsockname() if hasattr(sock, "getsockname") else sock for sock in self.sockets]
+        return "".join(f" at {address}" for address in addresses)
+
     def _start_handler(self, ws: C) -> None:
         self._handlers[ws] = self.runtime.start(
             self._handler, ws, theirs=True, on_end=partial(self._on_handler_end, ws), name=f"wsconnkit-{ws.id}"
@@ -174,6 +178,11 @@ class Serving(ABC, Generic[C, S]):
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
         self._options = ServeOptions(handler=self._handler, port=port, **arguments)
         self._host, self._port = host, port
+
+    def __repr__(self) -> str:
+        handler = self._handler.args[0] if isinstance(self._handler, partial) else self._handler
+        name = getattr(handler, "__qualname__", repr(handler))
+        return f"<{type(self).__name__}: {name} at {self._host}, port {self._port}>"
 
     @abstractmethod
     def _new_server(self, runtime: Runtime, handler: Callable[[C], Awaitable[object]]) -> S:

@@ -116,7 +116,7 @@ class Tunnel:
         self._limits = limits or HandshakeLimits()
         self._h11 = h11.Connection(h11.CLIENT, self._limits.max_head)
         self._received = 0
-        self.is_open = False
+        self.is_open: bool = False
         """What is sent from now on reaches the server."""
         self.error: InvalidHandshake | None = None
         """Why there is no way through this proxy."""

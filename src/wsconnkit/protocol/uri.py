@@ -27,7 +27,12 @@ class URI(NamedTuple):
 
     def __repr__(self) -> str:
         # There may be a password in front of the host, and a token in the query.
-        return f"<URI: {'wss' if self.secure else 'ws'}://{self.host_header}{self.resource.partition('?')[0]}>"
+        return f"<URI: {self.shown}>"
+
+    @property
+    def shown(self) -> str:
+        """The URI without what may be secret."""
+        return f"{'wss' if self.secure else 'ws'}://{self.host_header}{self.resource.partition('?')[0]}"
 
     @property
     def host_header(self) -> str:

@@ -15,7 +15,7 @@ from wsconnkit.protocol.hosts import ascii_name
 from wsconnkit.protocol.http import Headers, HeadersLike
 from wsconnkit.protocol.proxy import Proxy, environment_proxy, is_loopback, parse_proxy
 from wsconnkit.protocol.upgrade import check_subprotocols
-from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.protocol.uri import URI, parse_uri
 from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry
 from wsconnkit.service.tokens import secrets_of
 
@@ -74,14 +74,14 @@ class ConnectOptions:
         check_type("backoff", backoff, _is(backoff, BackoffConfig), "a BackoffConfig, or None")
         for name, function in (("should_retry", should_retry), ("on_event", on_event)):
             check_type(name, function, function is None or callable(function), "a function, or None")
-        self.uri = parse_uri(uri)
-        self.config = config or ConnectionConfig()
+        self.uri: URI = parse_uri(uri)
+        self.config: ConnectionConfig = config or ConnectionConfig()
         for name, value in (("ssl", ssl), ("server_hostname", server_hostname)):
             if value is not None and not self.uri.secure:
                 raise ValueError(f"{name} is given, but the URI has the scheme ws; use wss, or leave {name} out")
         self.ssl = ssl
         self.proxy_ssl = proxy_ssl
-        self.server_hostname = None if server_hostname is None else ascii_name(server_hostname)
+        self.server_hostname: str | None = None if server_hostname is None else ascii_name(server_hostname)
         self._headers = Headers(headers)
         if token is not None and ("Authorization" in self._headers or self.uri.user is not None):
             raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
@@ -138,10 +138,9 @@ class ConnectOptions:
 
     def reconnect(self) -> Reconnect:
         """Return the rules for reconnecting."""
-        scheme, path = "wss" if self.uri.secure else "ws", self.uri.resource.partition("?")[0]
         return Reconnect(
             self._backoff,
-            where=f"{scheme}://{self.uri.host_header}{path}",
+            where=self.uri.shown,
             can_refresh=self._new_token is not None,
             should_retry=self._should_retry,
             on_event=self._on_event,

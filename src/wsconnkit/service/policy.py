@@ -109,8 +109,8 @@ class ServerPolicy(Generic[C]):
         """Those under way, of all listeners together."""
         self._dropped = Seldom()
         self.connections: Registry[C] = Registry()
-        self.stats = ServerStats()
-        self.attempts = Attempts(config, self.stats)
+        self.stats: ServerStats = ServerStats()
+        self.attempts: Attempts = Attempts(config, self.stats)
         """Whose tokens are looked at."""
         self.is_draining = False
         """Whether new connections are refused because the server shuts down."""

@@ -15,7 +15,6 @@ code of the RequestError that its handler raised.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple, TypeVar
 
@@ -28,23 +27,9 @@ from wsconnkit.service.envelope import (
     parse_envelope,
 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request as its handler sees it.
-
-    action: what `payload["action"]` names, None when that is no string.
-    connection: the connection that it came on.
-    """
-
-    id: str
-    action: str | None
-    payload: Any = field(repr=False)
-    connection: Any
-
-
-Handler = Callable[[Request], Awaitable[Any]]
-MessageHandler = Callable[[Any, str | bytes], Awaitable[None]]
+Handler = Callable[[Any], Awaitable[object]]
+"""Called with a `Request` of the event loop's floor."""
+MessageHandler = Callable[[Any, str | bytes], Awaitable[object]]
 _H = TypeVar("_H", bound=Handler)
 
 
@@ -109,6 +94,9 @@ class RequestRouter:
         self.on_message = on_message
         self._actions: dict[str, Handler] = {}
         self._default: Handler | None = None
+
+    def __repr__(self) -> str:
+        return f"<RequestRouter: {', '.join(self._actions) or 'no actions'}>"
 
     def action(self, name: str) -> Callable[[_H], _H]:
         """Register the decorated handler for requests whose `payload["action"]` is `name`.

@@ -70,14 +70,14 @@ class ManagerOptions:
         _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
         _check("config", config is None or isinstance(config, ConnectionConfig), "a ConnectionConfig", config)
         _check("drain", drain is None or isinstance(drain, DrainConfig), "a DrainConfig", drain)
-        self.config = config or ConnectionConfig()
+        self.config: ConnectionConfig = config or ConnectionConfig()
         self.path = path
         self.authenticate = authenticate
         # Browsers want one of the subprotocols that they offer back, and the token must not be it.
-        self.subprotocols = check_subprotocols(subprotocols)
+        self.subprotocols: tuple[str, ...] = check_subprotocols(subprotocols)
         if authenticate is not None and BEARER not in self.subprotocols:
             self.subprotocols += (BEARER,)
-        self.drain = drain or DrainConfig()
+        self.drain: DrainConfig = drain or DrainConfig()
         self._origins = origins
         self._allowed_hosts = allowed_hosts
         self._admission = admission
@@ -146,9 +146,9 @@ class ServeOptions(ManagerOptions):
         self.metrics = metrics
         self.metrics_token = metrics_token
         self.ssl = ssl
-        self.has_pages = endpoints is True
+        self.has_pages: bool = endpoints is True
         """Whether the pages for those who watch the server are where the WebSocket is."""
-        self.pages_at = endpoints if isinstance(endpoints, tuple) else None
+        self.pages_at: tuple[str, int] | None = endpoints if isinstance(endpoints, tuple) else None
         """The host and port that these pages have for themselves."""
 
 

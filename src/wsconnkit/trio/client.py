@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from typing_extensions import TypedDict, Unpack
@@ -89,10 +89,11 @@ class ReconnectingClient(  # noqa: D101 - inherited
     __doc__ = reconnecting.ReconnectingClient.__doc__
 
     # The calls of an application in which Ctrl-C would break off what must be whole.
-    send = _protected(reconnecting.ReconnectingClient.send)
-    send_nowait = _protected(reconnecting.ReconnectingClient.send_nowait)
-    recv = _protected(reconnecting.ReconnectingClient.recv)
-    close = _protected(reconnecting.ReconnectingClient.close)
+    if not TYPE_CHECKING:  # they stay of the types that they are
+        send = _protected(reconnecting.ReconnectingClient.send)
+        send_nowait = _protected(reconnecting.ReconnectingClient.send_nowait)
+        recv = _protected(reconnecting.ReconnectingClient.recv)
+        close = _protected(reconnecting.ReconnectingClient.close)
 
     def __init__(
         self,

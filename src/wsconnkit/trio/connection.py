@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from wsconnkit.managed import connection
@@ -24,13 +26,14 @@ class Connection(connection.Connection):
     """
 
     # The calls of an application in which Ctrl-C would break off what the core does.
-    send = _protected(connection.Connection.send)
-    send_nowait = _protected(connection.Connection.send_nowait)
-    send_if_ready = _protected(connection.Connection.send_if_ready)
-    send_unless = _protected(connection.Connection.send_unless)
-    ping = _protected(connection.Connection.ping)
-    start_close = _protected(connection.Connection.start_close)
-    abort = _protected(connection.Connection.abort)
+    if not TYPE_CHECKING:  # they stay of the types that they are
+        send = _protected(connection.Connection.send)
+        send_nowait = _protected(connection.Connection.send_nowait)
+        send_if_ready = _protected(connection.Connection.send_if_ready)
+        send_unless = _protected(connection.Connection.send_unless)
+        ping = _protected(connection.Connection.ping)
+        start_close = _protected(connection.Connection.start_close)
+        abort = _protected(connection.Connection.abort)
 
     @_protected
     async def recv(self) -> str | bytes:

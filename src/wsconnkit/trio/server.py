@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from typing_extensions import TypedDict, Unpack
@@ -54,9 +54,10 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
     _connection_class = Connection
 
     # The calls of an application in which Ctrl-C would break off what must be whole.
-    decide = _protected(manager.Manager.decide)
-    drain = _protected(manager.Manager.drain)
-    close = _protected(manager.Manager.close)
+    if not TYPE_CHECKING:  # they stay of the types that they are
+        decide = _protected(manager.Manager.decide)
+        drain = _protected(manager.Manager.drain)
+        close = _protected(manager.Manager.close)
 
     def __init__(self, **arguments: Unpack[ManagerArguments]) -> None:
         super().__init__(ManagerOptions(**arguments))
@@ -100,7 +101,8 @@ class Server(managed.Server[Connection]):
     """A running server, as `serve` returns it."""
 
     _connection_class = Connection
-    decide, drain, close = Manager.decide, Manager.drain, Manager.close
+    if not TYPE_CHECKING:
+        decide, drain, close = Manager.decide, Manager.drain, Manager.close
 
 
 class serve(managed.Serving[Connection, Server], NurseryContext[Server]):  # noqa: D101, N801 - inherited; called like a function
