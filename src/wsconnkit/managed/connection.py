@@ -27,6 +27,7 @@ from wsconnkit.protocol.http import Headers
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
+from wsconnkit.service.arguments import check_type
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.messagefilters import MessageFilter, MessageFilters
 from wsconnkit.service.principal import Principal
@@ -51,6 +52,18 @@ def server_core(
 def new_connection_id(runtime: Runtime) -> str:
     """Return a name that no other connection has."""
     return runtime.random_bytes(16).hex()
+
+
+def check_attached(
+    request: object, agreement: object, config: ConnectionConfig | None, trailing_data: object
+) -> ConnectionConfig:
+    """Return the configuration of a connection to attach. Raises TypeError for arguments of a wrong type."""
+    check_type("request", request, isinstance(request, UpgradeRequest), "what check_upgrade returns")
+    check_type("agreement", agreement, isinstance(agreement, Agreement), "what agree returns")
+    is_config = config is None or isinstance(config, ConnectionConfig)
+    check_type("config", config, is_config, "a ConnectionConfig, or None")
+    check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
+    return config or ConnectionConfig()
 
 
 class Connection:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.manager import Manager
 from wsconnkit.managed.runtime import Runtime, Task
 from wsconnkit.managed.signals import stop_on_signals
+from wsconnkit.service.arguments import check_host, check_names
 from wsconnkit.service.drain import DrainReport
 from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.serveoptions import ServeArguments, ServeOptions
@@ -169,11 +170,11 @@ class Serving(ABC, Generic[C, S]):
         host: str | Sequence[str] | None,
         port: int | None,
         *,
-        listener: str,
+        options: Collection[str],
         **arguments: Any,
     ) -> None:
-        if unknown := sorted(arguments.keys() - ServeArguments.__annotations__.keys()):
-            raise TypeError(f"neither serve nor {listener} has an argument {unknown[0]}")
+        check_names("serve", arguments, (*ServeArguments.__annotations__, *options))
+        check_host("host", host)
         self._handler: Callable[[C], Awaitable[object]]
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
         self._options = ServeOptions(handler=self._handler, port=port, **arguments)

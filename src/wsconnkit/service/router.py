@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from math import inf
 from typing import Any, NamedTuple, TypeVar
 
+from wsconnkit.service.arguments import check_async, check_type, is_number
 from wsconnkit.service.envelope import (
     MAX_REQUEST_ID,
     Envelope,
@@ -85,6 +86,10 @@ class RequestRouter:
     def __init__(
         self, *, max_concurrent: int = 100, timeout: float | None = 30.0, on_message: MessageHandler | None = None
     ) -> None:
+        check_type("max_concurrent", max_concurrent, is_number(max_concurrent), "an int, at least 1")
+        check_type("timeout", timeout, timeout is None or is_number(timeout), "seconds, more than 0, or None")
+        if on_message is not None:
+            check_async("on_message", on_message, "None, or an async function")
         if not max_concurrent >= 1:
             raise ValueError(f"max_concurrent is {max_concurrent!r}; it must be at least 1")
         if timeout is not None and not 0 < timeout < inf:
@@ -107,6 +112,7 @@ class RequestRouter:
             raise ValueError(f"the action is {name!r}; it must be a string, as in @router.action('name')")
 
         def register(handler: _H) -> _H:
+            check_async("the handler", handler)
             if name in self._actions:
                 raise ValueError(f"the action {name!r} has a handler; each may have one")
             self._actions[name] = handler
@@ -119,6 +125,7 @@ class RequestRouter:
 
         Raises ValueError when there is one.
         """
+        check_async("the handler", handler)
         if self._default is not None:
             raise ValueError("there is a default handler; there may be one")
         self._default = handler

@@ -14,6 +14,7 @@ from wsconnkit.managed.client import Connecting, Connections, Route
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
 from wsconnkit.protocol.hosts import ascii_name
+from wsconnkit.service.arguments import check_port, check_type
 from wsconnkit.service.backlog import BacklogConfig
 from wsconnkit.service.connectoptions import ConnectArguments
 from wsconnkit.trio.connection import Connection
@@ -51,11 +52,17 @@ class connect(Connecting[Connection], NurseryContext[Connection]):  # noqa: D101
     def __init__(self, uri: str, **arguments: Unpack[ConnectKeywords]) -> None:
         given: dict[str, Any] = dict(arguments)
         self._dial_options = {name: given.pop(name) for name in tuple(given) if name in _OPTIONS}
-        if "host" in self._dial_options:
+        host = self._dial_options.get("host")
+        check_type("host", host, host is None or isinstance(host, str), "a str, or None for the URI's")
+        check_port("port", self._dial_options.get("port"))
+        if host is not None:
             self._dial_options["host"] = ascii_name(self._dial_options["host"])
         self._stream: trio.abc.Stream | None = given.pop("stream", None)
+        given_stream: object = self._stream
+        is_stream = given_stream is None or isinstance(given_stream, trio.abc.Stream)
+        check_type("stream", given_stream, is_stream, "a trio.abc.Stream, or None")
         has_stream = self._stream is not None
-        super().__init__(uri, has_transport=has_stream, dialer="trio.open_tcp_stream", **given)
+        super().__init__(uri, has_transport=has_stream, options={*_OPTIONS, "stream"}, **given)
         if self._stream is not None and self._dial_options:
             names = ", ".join(self._dial_options)
             raise ValueError(f"stream is given together with {names}, for making one; leave one out")

@@ -11,6 +11,7 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosedOK
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
+from wsconnkit.service.arguments import check_type
 from wsconnkit.trio.context import NurseryContext
 from wsconnkit.trio.runtime import Runtime
 from wsconnkit.trio.transport import Transport
@@ -90,10 +91,11 @@ class attach(NurseryContext[Connection]):  # noqa: N801 - it is called like the 
         config: ConnectionConfig | None = None,
         trailing_data: bytes = b"",
     ) -> None:
+        check_type("stream", stream, hasattr(stream, "send_all"), "a trio.abc.Stream")
         self._stream = stream
         self._request = request
         self._agreement = agreement
-        self._config = config or ConnectionConfig()
+        self._config = connection.check_attached(request, agreement, config, trailing_data)
         self._trailing_data = trailing_data
 
     async def _begin(self, runtime: Runtime) -> Connection:
