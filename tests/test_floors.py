@@ -50,6 +50,7 @@ OPTIONAL = {
     "cryptography",
     "dotenv",
     "hypothesis",
+    "idna",
     "jwt",  # is always there, but imports cryptography where it can
     "prometheus_client",
     "pydantic",

@@ -5,6 +5,7 @@ connections of both are of a subclass of `Connection`.
 """
 
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from wsconnkit.machines.backoff import Backoff, BackoffConfig
@@ -15,6 +16,7 @@ from wsconnkit.machines.deadlines import Deadlines
 from wsconnkit.machines.framesize import FrameLimits, FrameSize, FrameSizeStats
 from wsconnkit.machines.heartbeat import Heartbeat, HeartbeatConfig
 from wsconnkit.machines.ratelimit import RateLimit, TokenBucket, TokenBuckets
+from wsconnkit.managed.answering import Request
 from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.manager import Admitted
 from wsconnkit.protocol.clienthandshake import ClientHandshake
@@ -68,7 +70,7 @@ from wsconnkit.service.principal import AuthenticationError, AuthFailure, Princi
 from wsconnkit.service.proxies import TrustedProxies
 from wsconnkit.service.reconnect import Opened, ReconnectEvent, Retrying, Stopped
 from wsconnkit.service.requests import RequestTimeout
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.serverstats import ServerStats
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ __all__ = [
     "BacklogConfig",
     "Backoff",
     "BackoffConfig",
+    "BadSettings",
     "Cause",
     "ClientClosed",
     "ClientHandshake",
@@ -134,6 +137,8 @@ __all__ = [
     "InvalidProxy",
     "InvalidStatus",
     "InvalidURI",
+    "JSONFormatter",
+    "JWTAuthenticator",
     "LocalProtocolError",
     "Message",
     "MessageDiscarded",
@@ -155,7 +160,10 @@ __all__ = [
     "Retrying",
     "Role",
     "ServerHandshake",
+    "ServerMetrics",
     "ServerStats",
+    "Setting",
+    "Settings",
     "SlowConsumer",
     "State",
     "Stopped",
@@ -176,26 +184,41 @@ __all__ = [
     "may_send",
     "parse_uri",
     "refusal",
+    "render_metrics",
     "should_retry",
     "truncate_reason",
 ]
 
 _LAZY = {
-    "BadSettings": ("settings", "wsconnkit.service.settings"),
-    "JSONFormatter": ("logs", "wsconnkit.observe.logs"),
-    "JWTAuthenticator": ("crypto", "wsconnkit.service.auth"),
-    "ServerMetrics": ("prometheus", "wsconnkit.observe.metrics"),
-    "Setting": ("settings", "wsconnkit.service.settings"),
-    "Settings": ("settings", "wsconnkit.service.settings"),
-    "render_metrics": ("prometheus", "wsconnkit.observe.metrics"),
+    "BadSettings": ("settings", "pydantic_settings", "wsconnkit.service.settings"),
+    "JSONFormatter": ("logs", "pythonjsonlogger", "wsconnkit.observe.logs"),
+    "JWTAuthenticator": ("crypto", "jwt", "wsconnkit.service.auth"),
+    "ServerMetrics": ("prometheus", "prometheus_client", "wsconnkit.observe.metrics"),
+    "Setting": ("settings", "pydantic_settings", "wsconnkit.service.settings"),
+    "Settings": ("settings", "pydantic_settings", "wsconnkit.service.settings"),
+    "render_metrics": ("prometheus", "prometheus_client", "wsconnkit.observe.metrics"),
 }
-"""What imports packages that not everyone has, or needs; by name, the extra and the module."""
+"""What imports packages that not everyone has, or needs; by name, the extra, the package, and the module."""
+
+_OF_ADAPTERS = {"ReconnectingClient", "Manager", "Server", "answer_requests", "attach", "broadcast", "connect", "serve"}
+
+if not TYPE_CHECKING:
+    # `import *` is not to fail for want of a package.
+    __all__ = [name for name in __all__ if name not in _LAZY or find_spec(_LAZY[name][1]) is not None]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
 
 
 def __getattr__(name: str) -> object:
+    if name in _OF_ADAPTERS:
+        # An AttributeError's text would not reach who writes `from wsconnkit import`.
+        where = f"from wsconnkit.asyncio import {name} (or from wsconnkit.trio)"
+        raise ImportError(f"wsconnkit has no {name}, since each event loop has its own; write {where}", name=__name__)
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    extra, module = _LAZY[name]
+    extra, _, module = _LAZY[name]
     try:
         return getattr(import_module(module), name)
     except ModuleNotFoundError as error:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from wsconnkit.asyncio import Connection, Server, connect, serve
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.errors import ConnectionClosedOK, InvalidHandshake, LocalProtocolError
 from wsconnkit.protocol.upgrade import UpgradeRequest
@@ -17,7 +18,7 @@ from wsconnkit.service.admission import Refused
 from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import Principal
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
 from .drains import FIRST_ROUND, arrived, end_of, outcomes, stay

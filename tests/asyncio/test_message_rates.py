@@ -13,6 +13,7 @@ import pytest
 from wsconnkit.asyncio import Connection, serve
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.ratelimit import RateLimit
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
 from wsconnkit.protocol.frames import Opcode, encode_frame
@@ -20,7 +21,7 @@ from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig, Rates
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import Principal
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 
 from .issuer import by_secret, hs256
 from .peers import Collector, RawClient, Run, bearer, info, opened, port

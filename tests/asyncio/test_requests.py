@@ -16,10 +16,11 @@ import websockets.asyncio.client
 
 from wsconnkit.asyncio import Connection, answer_requests, connect, serve
 from wsconnkit.machines.closing import State
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK, LocalProtocolError
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.requests import RequestTimeout
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
 from .peers import Run, uri

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from wsconnkit.asyncio import Connection, Server, connect, serve
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.requests import RequestTimeout
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.testing.eventloop import VirtualTimeLoop
 
 from .peers import RawClient, Run, uri

@@ -204,7 +204,7 @@ def test_long_nonsense_takes_no_more_than_linear_time(value: str) -> None:
 def test_a_response_takes_headers_in_any_form() -> None:
     pairs = [("A", "1"), ("B", "2")]
     for headers in (Headers(pairs), pairs, dict(pairs)):
-        assert list(Response(200, headers).headers) == pairs  # type: ignore[arg-type]
+        assert list(Response(200, headers).headers) == pairs
 
 
 def test_the_body_of_a_response_must_be_bytes() -> None:

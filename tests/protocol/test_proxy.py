@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import sys
 from typing import Any
 
 import pytest
@@ -246,3 +247,11 @@ def test_nothing_that_a_proxy_says_raises(pieces: list[bytes]) -> None:
         tunnel.receive_data(piece)
     tunnel.receive_eof()
     assert tunnel.is_open is (tunnel.error is None)
+
+
+def test_what_is_reached_without_a_proxy_may_go_beyond_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    proxies = {"https": "proxy.test:1", "no": "faß.test"}
+    assert environment_proxy("xn--fa-hia.test", 443, secure=True, proxies=proxies) is None
+    monkeypatch.setitem(sys.modules, "idna", None)
+    with pytest.raises(InvalidProxy, match=r"^what no_proxy names cannot be read: .* write xn--fa-hia\.test, or pip"):
+        environment_proxy("xn--fa-hia.test", 443, secure=True, proxies=proxies)

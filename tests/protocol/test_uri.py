@@ -35,14 +35,6 @@ def test_neither_password_nor_query_is_in_its_repr() -> None:
 
 
 @pytest.mark.parametrize(
-    "uri", ["ws://a..b/", "ws://.b/", f"ws://{'a' * 64}.org/", f"ws://{'ü' * 60}.org/"], ids=lambda uri: uri[:10]
-)
-def test_names_that_no_resolver_takes_are_refused(uri: str) -> None:
-    with pytest.raises(InvalidURI, match="cannot be parsed"):
-        parse_uri(uri)
-
-
-@pytest.mark.parametrize(
     ("uri", "host", "header"),
     [
         ("ws://example.org", "example.org", "example.org"),
@@ -53,6 +45,9 @@ def test_names_that_no_resolver_takes_are_refused(uri: str) -> None:
         ("ws://[::1]/", "::1", "[::1]"),
         ("wss://[2001:db8::1]:8443/", "2001:db8::1", "[2001:db8::1]:8443"),
         ("ws://bücher.example:8080/", "xn--bcher-kva.example", "xn--bcher-kva.example:8080"),
+        ("wss://faß.de/", "xn--fa-hia.de", "xn--fa-hia.de"),  # IDNA 2003 makes fass.de of it
+        ("wss://name./", "name.", "name."),
+        ("ws://[fe80::1%25eth0]:8080/", "fe80::1%eth0", "[fe80::1]:8080"),
         ("ws://xn--bcher-kva.example/", "xn--bcher-kva.example", "xn--bcher-kva.example"),
     ],
 )
@@ -104,22 +99,34 @@ def test_line_breaks_cannot_reach_the_request(uri: str) -> None:
     assert not re.search(r"\s", parsed.resource + parsed.host_header)
 
 
-# Whole texts: none has room for a part of the URI.
+@pytest.mark.parametrize("around", ["\n", " ", "\t\0\x1f "])
+def test_spaces_and_controls_around_it_are_no_part_of_it(around: str) -> None:
+    # WHATWG URL, section 4.4; a file or a variable often ends in a newline.
+    assert parse_uri(f"{around}ws://example.org/a{around}") == parse_uri("ws://example.org/a")
+
+
 MALFORMED = "the URI cannot be parsed; write ws://host:port/path, and %-encode what is special"
-SCHEME = "the URI has another scheme than ws and wss; write ws://host:port/path"
-HOST = "the URI names no host; write ws://host:port/path"
+SCHEME = " another scheme than ws and wss; write ws://host:port/path"
+NO_SCHEME = " no scheme; write ws:// or wss:// in front, as in ws://host:port/path"
+HOST = "in the URI, the host is missing; write ws://host:port/path"
 FRAGMENT = "the URI has a fragment; write a '#' in a path or query as %23"
+PORT = "; it must be a number from 0 to 65535"
+ORDER = "in the URI, the brackets are not in order; write an IPv6 address as in ws://[::1]:port/path"
+BRACKETS = "; write an IPv6 address in brackets, as in ws://[::1]:port/path"
 
 
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("http://example.org/", SCHEME),
-        ("wsss://example.org/", SCHEME),
-        ("example.org/ws", SCHEME),
-        ("//example.org/ws", SCHEME),
-        ("http:///#a", SCHEME),  # the first fault is the one that is told
-        ("", SCHEME),
+        ("http://example.org/", "the URI 'http://example.org/' has" + SCHEME),
+        ("wsss://example.org/", "the URI 'wsss://example.org/' has" + SCHEME),
+        ("http:///#a", "the URI 'http:///' has" + SCHEME),  # the first fault is the one that is told
+        ("http://example.org:port/", "the URI 'http://example.org:port/' has" + SCHEME),
+        ("http://[::1/", MALFORMED),
+        ("localhost:3001", "the URI 'localhost:3001' has" + NO_SCHEME),
+        ("example.org/ws", "the URI 'example.org/ws' has" + NO_SCHEME),
+        ("//example.org/ws", "the URI '//example.org/ws' has" + NO_SCHEME),
+        ("", "the URI '' has" + NO_SCHEME),
         ("ws:///path", HOST),
         ("ws:/path", HOST),
         ("ws://:80/", HOST),
@@ -129,18 +136,28 @@ FRAGMENT = "the URI has a fragment; write a '#' in a path or query as %23"
         ("ws://example.org#", FRAGMENT),
         ("ws://example.org/a#b", FRAGMENT),
         ("ws://example.org/?a#b", FRAGMENT),
-        ("ws://example.org:port/", MALFORMED),
-        ("ws://example.org:65536/", MALFORMED),
-        ("ws://example.org:-1/", MALFORMED),
-        ("http://example.org:port/", MALFORMED),
+        ("ws://x:99999/", "in the URI, the port is '99999'" + PORT),
+        ("ws://example.org:port/", "in the URI, the port is 'port'" + PORT),
+        ("ws://example.org:65536/", "in the URI, the port is '65536'" + PORT),
+        ("ws://example.org:-1/", "in the URI, the port is '-1'" + PORT),
+        ("ws://example.org:\N{ARABIC-INDIC DIGIT ONE}/", "in the URI, the port is '\N{ARABIC-INDIC DIGIT ONE}'" + PORT),
+        (f"ws://example.org:{'1' * 5000}/", f"in the URI, the port is '{'1' * 5000}'" + PORT),
+        ("ws://::1/", "in the URI, the host is '::1'" + BRACKETS),
+        ("ws://fe80::1:80/", "in the URI, the host is 'fe80::1:80'" + BRACKETS),
         ("ws://[::1/", MALFORMED),
-        ("ws://" + "ü" * 64 + ".example/", MALFORMED),
+        ("ws://::1]/", ORDER),
+        ("ws://[::1]x/", ORDER),
+        ("ws://x[::1]/", ORDER),
+        ("ws://a:%FF@example.org/", MALFORMED),  # or other credentials would be sent than were meant
+        ("ws://[::g]/", "in the URI, the host '[::g]' is no IPv6 address"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_other_uris_are_refused_with_what_is_wrong(uri: str, message: str) -> None:
     with pytest.raises(InvalidURI) as caught:
         parse_uri(uri)
-    assert str(caught.value) == message
+    # What it takes for brackets differs between versions of Python.
+    assert str(caught.value) in ({message, MALFORMED} if "]" in uri else {message})
 
 
 @pytest.mark.parametrize(
@@ -175,6 +192,8 @@ def test_text_that_utf_8_cannot_carry_is_an_invalid_uri(uri: str) -> None:
         "ws://alice:hunter2/3@example.org/",
         "ws://alice:hunter2?3@example.org/",
         "ws://alice:hunter2#3@example.org/",
+        "ws://hunter2!/3@example.org/",
+        "ws://hunter2:99999/3@example.org/",
         # A scheme forgotten or mistyped.
         "alice:hunter2@example.org",
         "ws:alice:hunter2@example.org",
@@ -187,7 +206,7 @@ def test_text_that_utf_8_cannot_carry_is_an_invalid_uri(uri: str) -> None:
 def test_no_password_and_no_token_in_an_error(uri: str) -> None:
     with pytest.raises(InvalidURI) as caught:
         parse_uri(uri)
-    assert caught.value.args in {(MALFORMED,), (SCHEME,), (HOST,), (FRAGMENT,)}
+    assert len(caught.value.args) == 1
     assert "hunter2" not in str(caught.value)
     # A traceback would show what an error before this one says.
     assert caught.value.__cause__ is None
@@ -217,14 +236,9 @@ def test_what_is_put_together_comes_apart_again(
 @settings(deadline=None, max_examples=300)
 @given(st.sampled_from(["", "ws:", "ws://", "ws://example.org/", "wss://a:b@"]), st.text() | st.text("ws:/@[]?#%.1"))
 def test_any_text_is_a_uri_that_http_can_carry_or_is_refused(start: str, rest: str) -> None:
-    parsed = None
-    refused = None
     try:
         parsed = parse_uri(start + rest)
-    except InvalidURI as error:
-        refused = str(error)
-    if parsed is None:
-        assert refused in {MALFORMED, SCHEME, HOST, FRAGMENT}
+    except InvalidURI:
         return
     assert re.fullmatch(r"/[!-~]*", parsed.resource)
     assert parsed.host.isascii()

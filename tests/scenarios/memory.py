@@ -29,6 +29,7 @@ _CAPACITY = 256 * 1024
 NOT_IN_MEMORY = {
     "test_a_transport_for_one_connection_is_nothing_for_a_client_that_makes_more": "it takes no sockets and no streams",
     "test_the_certificate_must_be_for_the_name_that_is_given": "it has no TLS",
+    "test_tls_has_the_name_of_the_uri_as_certificates_have_it": "it has no TLS",
     "test_certificates_are_read_once_however_often_a_client_tries": "it has no TLS",
     "test_it_is_told_what_a_proxy_did": "it has no proxies",
     "test_a_client_that_leaves_in_the_moment_of_its_verdict_is_not_counted": "the client is a socket",

@@ -9,11 +9,12 @@ import pytest
 
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.framesize import MIB, FrameLimits
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
 from wsconnkit.protocol.deflate import CompressionConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 
 from .driver import CANCELLED, Driver
 from .raw import PLAIN, Arrivals, Readers, echo, info, pair, raw_client

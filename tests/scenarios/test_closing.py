@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from wsconnkit.machines.closing import State
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.closeinfo import Cause, Initiator
 from wsconnkit.protocol.errors import ConnectionClosedError, ConnectionClosedOK, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode, encode_frame
 from wsconnkit.protocol.uri import parse_uri
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 
 from .driver import Driver
 from .raw import BRIEF, MASK, Arrivals, echo, info, pair, raw_client

@@ -12,11 +12,12 @@ import pytest
 import trio
 
 import wsconnkit.trio
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.errors import ConnectionClosed, LocalProtocolError
 from wsconnkit.protocol.frames import Opcode
 from wsconnkit.service.drain import DrainReport, Outcome
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.testing.runtime import Cancelled
 
 from .driver import CANCELLED, Driver

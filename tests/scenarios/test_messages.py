@@ -402,3 +402,13 @@ def test_pongs_that_we_have_asked_for_are_no_flood(driver: Driver) -> None:
             assert server.state is State.OPEN
 
     driver.run(main)
+
+
+@pytest.mark.parametrize("payload", ["text", 3, [1]])
+def test_the_payload_of_a_ping_is_bytes(driver: Driver, payload: Any) -> None:
+    async def main() -> None:
+        async with driver.serve(echo) as server, driver.connect(server) as ws:
+            with pytest.raises(TypeError, match=r"^payload is .*; it must be bytes, such as b'text', or None"):
+                await ws.ping(payload)
+
+    driver.run(main)

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.protocol.frames import Opcode
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.requests import RequestTimeout
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 
 from .driver import CANCELLED, Driver
 from .raw import PLAIN, Arrivals, RawClient, Readers, raw_client

@@ -13,6 +13,7 @@ import pytest
 
 from wsconnkit.machines.closing import State
 from wsconnkit.machines.ratelimit import RateLimit
+from wsconnkit.managed.answering import Request
 from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig, HandshakeLimits
@@ -25,7 +26,7 @@ from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, KeysNeeded, KeysUnavailable, Principal
 from wsconnkit.service.requests import RequestTimeout
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 
 from .driver import CANCELLED, Driver, Wire, port_of
 from .raw import PLAIN, Arrivals, Readers, echo, info, raw_client

@@ -104,6 +104,7 @@ def test_a_token_is_text() -> None:
         ({"server_hostname": "a"}, ValueError, "server_hostname is given, but the URI has the scheme ws"),
         ({"token": "a", "headers": {"authorization": "b"}}, ValueError, "token is given together with other"),
         ({"token": tokens(), "uri": "ws://ada@example.org/"}, ValueError, "token is given together with other"),
+        ({"server_hostname": "☃", "uri": "wss://a/"}, ValueError, "the host '☃' is none that IDNA 2008 allows"),
         ({"subprotocols": "chat"}, LocalProtocolError, "subprotocols is 'chat'"),
         ({"proxy": "socks5://p:1"}, InvalidProxy, "another scheme"),
         ({"proxy": "http://p:1", "has_transport": True}, ValueError, "proxy is given together with a transport"),
@@ -112,6 +113,10 @@ def test_a_token_is_text() -> None:
 def test_what_cannot_be_is_refused_at_once(kwargs: dict[str, Any], error: type[Exception], told: str) -> None:
     with pytest.raises(error, match=told):
         options(**kwargs)
+
+
+def test_the_name_for_tls_may_go_beyond_ascii() -> None:
+    assert options(uri="wss://a/", server_hostname="faß.test").server_hostname == "xn--fa-hia.test"
 
 
 @pytest.mark.parametrize(

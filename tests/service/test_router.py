@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
+from wsconnkit.managed.answering import Request
 from wsconnkit.service.envelope import MAX_REQUEST_ID, RequestError, encode_envelope, error_reply
 from wsconnkit.service.requests import PendingRequests, RequestTimeout
-from wsconnkit.service.router import Call, Calls, Cancel, Finished, Pass, Reply, Request, RequestRouter
+from wsconnkit.service.router import Call, Calls, Cancel, Finished, Pass, Reply, RequestRouter
 
 NOW = 1700000000.0
 
@@ -412,9 +413,12 @@ def test_the_settings_can_be_read_and_have_defaults() -> None:
     assert (router.max_concurrent, router.timeout, router.on_message) == (1, None, on_message)
 
 
-def test_the_repr_of_a_request_does_not_show_its_payload() -> None:
-    shown = repr(Request(id="7", action="login", payload={"token": "secret"}, connection="ws"))
-    assert shown == "Request(id='7', action='login', connection='ws')"
+def test_the_repr_of_a_router_names_its_actions() -> None:
+    router = RequestRouter()
+    assert repr(router) == "<RequestRouter: no actions>"
+    router.action("getData")(get_data)
+    router.action("other")(anything)
+    assert repr(router) == "<RequestRouter: getData, other>"
 
 
 class CallsAgainstAModel(RuleBasedStateMachine):

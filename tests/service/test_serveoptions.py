@@ -26,6 +26,10 @@ class Verifier:
 
     def verify(self, token: str, now: float, *, waited: bool = False) -> None: ...
 
+    def begin_fetch(self, now: float) -> None: ...
+
+    def fetch(self) -> None: ...
+
 
 def options(**arguments: Any) -> ServeOptions:
     usual = {
@@ -85,7 +89,7 @@ def options(**arguments: Any) -> ServeOptions:
     ids=lambda changed: next(iter(changed)),
 )
 def test_what_cannot_work_is_refused_with_what_to_write(arguments: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r" is .*; it must be "):
+    with pytest.raises((TypeError, ValueError), match=r" is .*; it must be "):
         options(**arguments)
 
 

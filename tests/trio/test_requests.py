@@ -12,10 +12,11 @@ import pytest
 import trio
 import trio.testing
 
+from wsconnkit.managed.answering import Request
 from wsconnkit.protocol.errors import ConnectionClosed
 from wsconnkit.service.drain import Outcome
 from wsconnkit.service.envelope import RequestError
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.trio import Connection, answer_requests, connect, serve
 
 from .peers import uri

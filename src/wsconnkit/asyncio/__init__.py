@@ -17,3 +17,7 @@ __all__ = [
     "connect",
     "serve",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

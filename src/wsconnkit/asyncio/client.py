@@ -18,6 +18,8 @@ from wsconnkit.managed import reconnecting
 from wsconnkit.managed.client import Connecting, Connections, Route
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
+from wsconnkit.protocol.hosts import ascii_name
+from wsconnkit.service.arguments import check_port, check_type
 from wsconnkit.service.backlog import BacklogConfig
 from wsconnkit.service.connectoptions import ConnectArguments
 
@@ -60,8 +62,14 @@ class connect(Connecting[Connection], AwaitableContext[Connection]):  # noqa: D1
     def __init__(self, uri: str, **arguments: Unpack[ConnectKeywords]) -> None:
         given: dict[str, Any] = dict(arguments)
         self._dial_options = {name: given.pop(name) for name in tuple(given) if name in _OPTIONS}
+        sock, host = self._dial_options.get("sock"), self._dial_options.get("host")
+        check_type("sock", sock, sock is None or isinstance(sock, socket.socket), "a socket.socket, or None")
+        check_type("host", host, host is None or isinstance(host, str), "a str, or None for the URI's")
+        check_port("port", self._dial_options.get("port"))
+        if host is not None:
+            self._dial_options["host"] = ascii_name(self._dial_options["host"])
         has_sock = "sock" in self._dial_options
-        super().__init__(uri, has_transport=has_sock, dialer="loop.create_connection", **given)
+        super().__init__(uri, has_transport=has_sock, options=_OPTIONS, **given)
 
     def __aiter__(self) -> Connections[Connection]:
         self.check_repeatable()

@@ -9,6 +9,7 @@ from wsconnkit.asyncio.transport import Transport
 from wsconnkit.managed import connection
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
+from wsconnkit.service.arguments import check_type
 
 
 class Connection(connection.Connection):
@@ -39,7 +40,9 @@ def attach(
     config: the one given to `agree`.
     trailing_data: bytes that came behind the request.
     """
-    config = config or ConnectionConfig()
+    is_transport = hasattr(transport, "set_protocol")
+    check_type("transport", transport, is_transport, "a transport of this event loop")
+    config = connection.check_attached(request, agreement, config, trailing_data)
     runtime = Runtime()
     core = connection.server_core(runtime, config, agreement, trailing_data)
     ws = Connection(runtime, core, config, request, agreement)

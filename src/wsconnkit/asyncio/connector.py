@@ -18,6 +18,7 @@ from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.transport import TLS_ENDS
 from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidProxy
+from wsconnkit.protocol.hosts import server_name
 from wsconnkit.protocol.proxy import Proxy, Tunnel, authority
 
 _HOW = ("family", "proto", "flags", "local_addr", "happy_eyeballs_delay", "interleave")
@@ -194,7 +195,7 @@ async def _start_tls(transport: asyncio.Transport, protocol: Transport, tls: dic
 
 
 def _tls(context: ssl_module.SSLContext, host: str, config: ConnectionConfig) -> dict[str, Any]:
-    return {"ssl": context, "server_hostname": host, **tls_timeouts(config)}
+    return {"ssl": context, "server_hostname": server_name(host), **tls_timeouts(config)}
 
 
 class _TunnelProtocol(asyncio.Protocol):

@@ -206,13 +206,14 @@ class Runtime:
     """The event loop that runs when it is made."""
 
     sends_per_turn = _SENDS_PER_TURN
-    random_bytes = staticmethod(os.urandom)
+    random_bytes: Callable[[int], bytes] = staticmethod(os.urandom)
 
     def __init__(self) -> None:
-        self.loop = loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
+        loop = self.loop
         self.now: Callable[[], float] = loop.time
         self.future: Callable[[], asyncio.Future[Any]] = loop.create_future
-        self.run_queue = RunQueue(loop.call_soon)
+        self.run_queue: RunQueue = RunQueue(loop.call_soon)
 
     def wall_now(self) -> float:
         """Return the time in seconds since the epoch."""

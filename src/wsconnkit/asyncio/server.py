@@ -23,6 +23,7 @@ from wsconnkit.managed.manager import Admitted
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
 from wsconnkit.managed.runtime import TaskCancelled
+from wsconnkit.service.arguments import check_names, check_type
 from wsconnkit.service.log import log_server_error
 from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.serveoptions import ManagerArguments, ManagerOptions, ServeArguments
@@ -63,6 +64,7 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
     _connection_class = Connection
 
     def __init__(self, **arguments: Unpack[ManagerArguments]) -> None:
+        check_names("Manager", arguments, tuple(ManagerArguments.__annotations__))
         super().__init__(ManagerOptions(**arguments))
 
     def attach(
@@ -76,6 +78,10 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
         trailing_data: bytes that came behind the request.
         Raises LocalProtocolError when `admitted` was attached or released before, or is too old.
         """
+        is_transport = hasattr(transport, "set_protocol")
+        check_type("transport", transport, is_transport, "a transport of this event loop")
+        check_type("admitted", admitted, isinstance(admitted, Admitted), "what decide returns")
+        check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
         return _Attached(self, transport, admitted, trailing_data)
 
     def _new_runtime(self) -> Runtime:
@@ -128,7 +134,10 @@ class serve(managed.Serving[Connection, Server], AwaitableContext[Server]):  # n
     ) -> None:
         given: dict[str, Any] = dict(arguments)
         self._listen_options = {name: given.pop(name) for name in tuple(given) if name in _OPTIONS}
-        super().__init__(handler, host, port, listener="loop.create_server", **given)
+        sock, backlog = self._listen_options.get("sock"), self._listen_options.get("backlog", 100)
+        check_type("sock", sock, sock is None or isinstance(sock, socket.socket), "a socket.socket, or None")
+        check_type("backlog", backlog, isinstance(backlog, int), "an int")
+        super().__init__(handler, host, port, options=_OPTIONS, **given)
 
     def _new_server(self, runtime: AnyRuntime, handler: Handler) -> Server:
         return Server(runtime, self._options, handler)

@@ -6,6 +6,7 @@ import asyncio
 import socket
 import ssl as ssl_module
 import sys
+from collections.abc import Callable
 from typing import Any, cast
 
 from wsconnkit.protocol.config import ConnectionConfig
@@ -26,8 +27,8 @@ class TLSTransport:
         self._is_reading = True
         self._is_resuming = False
         self._is_paused_for_long = False
-        self.get_extra_info = transport.get_extra_info
-        self.can_write_eof = transport.can_write_eof
+        self.get_extra_info: Callable[..., Any] = transport.get_extra_info
+        self.can_write_eof: Callable[[], bool] = transport.can_write_eof
 
     def is_closing(self) -> bool:
         """It has ended, or is about to."""

@@ -131,10 +131,10 @@ class Transport(asyncio.Protocol):
         self.remote_address = transport.get_extra_info("peername")
         # What is not called through a layer of ours.
         self.is_closing: Callable[[], bool] = call.is_closing
-        self.pause_reading = call.pause_reading
-        self.resume_reading = call.resume_reading
-        self.call_soon = self._loop.call_soon
-        self.write_at_once = call.write
+        self.pause_reading: Callable[[], None] = call.pause_reading
+        self.resume_reading: Callable[[], None] = call.resume_reading
+        self.call_soon: Callable[..., object] = self._loop.call_soon
+        self.write_at_once: Callable[[bytes], None] = call.write
 
     def set_protocol(self, protocol: TransportProtocol) -> None:
         """Call `protocol` from now on."""

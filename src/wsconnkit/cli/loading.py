@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
 from wsconnkit.cli.failure import os_error_text
 from wsconnkit.service.settings import BadSettings, Settings
 
-config_option = click.option(
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+config_option: Callable[[_F], _F] = click.option(
     "--config", "file", type=click.Path(path_type=Path), help="File with settings.  [default: .env, if there is one]"
 )
 

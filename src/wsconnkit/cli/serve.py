@@ -17,10 +17,11 @@ from wsconnkit.asyncio import Connection, Server, serve
 from wsconnkit.cli.failure import os_error_text
 from wsconnkit.cli.handler import load_handler
 from wsconnkit.cli.loading import bad_settings_told, config_option, load_settings
+from wsconnkit.managed.answering import Request
 from wsconnkit.observe.logs import configure
 from wsconnkit.observe.metrics import render_metrics
 from wsconnkit.service.envelope import RequestError
-from wsconnkit.service.router import Request, RequestRouter
+from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.settings import Settings, SettingsArguments
 
 _LONGEST_SLEEP = 10.0

@@ -60,7 +60,7 @@ class Backoff:
         self._opened_at: float | None = None
         self._closed_at: float | None = None
         self._window = config.base
-        self.attempts = 1
+        self.attempts: int = 1
         """Attempts in a row since the start, or since a connection that lasted; the latest one included."""
 
     def on_open(self, now: float) -> None:

@@ -114,7 +114,7 @@ class Closing:
     __slots__ = ("state",)
 
     def __init__(self) -> None:
-        self.state = State.OPEN
+        self.state: State = State.OPEN
 
     def on(self, event: Input) -> tuple[Action, ...]:
         """Take an input and return what to do about it, in order."""

@@ -111,9 +111,9 @@ class FrameSize:
         self._warn_from = maxsize if limits.warn_threshold is None else limits.warn_threshold
         self._message_size = 0
         self._fragments = 0
-        self.largest_message = min(self._max_frame, self._max_message)
+        self.largest_message: int = min(self._max_frame, self._max_message)
         """Bytes that a message in a single frame may have."""
-        self.stats = FrameSizeStats()
+        self.stats: FrameSizeStats = FrameSizeStats()
 
     @property
     def remaining(self) -> int:

@@ -117,7 +117,7 @@ class Heartbeat:
         self._now = now
         self._phase = _Phase.IDLE
         self._deadline = now + self._interval
-        self.missed = 0
+        self.missed: int = 0
         """Misses in a row since the last byte."""
         self._pings: dict[bytes, float] = {}
         self._reading_paused = self._writing_paused = False

@@ -48,7 +48,7 @@ class TokenBucket:
         self._now = now
         self._interval = limit.period / limit.count
         self._room = limit.period - self._interval
-        self.full_at = now
+        self.full_at: float = now
         """When the bucket is full if nothing more is taken, in seconds on the clock of `now`."""
 
     def wait(self, now: float) -> float:

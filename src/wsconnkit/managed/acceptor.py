@@ -140,7 +140,7 @@ class PendingHandshake(Generic[C]):
             http=True,
             wall_clock=self._runtime.wall_now,
         )
-        self.opening = OpeningHandshake(
+        self.opening: OpeningHandshake = OpeningHandshake(
             self._runtime, self._handshake, on_progress=self._on_progress, on_end=self._on_end, abort=abort
         )
         self._deciding: Task | None = None

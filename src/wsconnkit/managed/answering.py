@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.runtime import Event, Task, TaskCancelled
 from wsconnkit.protocol.errors import tells_only_of
-from wsconnkit.service.router import Call, Cancel, Pass, Reply, Request, RequestRouter
+from wsconnkit.service.router import Call, Cancel, Pass, Reply, RequestRouter
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """A request as its handler sees it.
+
+    action: what `payload["action"]` names, None when that is no string.
+    connection: the connection that it came on.
+    """
+
+    id: str
+    action: str | None
+    payload: Any = field(repr=False)
+    connection: Connection
 
 
 async def answer_requests(router: RequestRouter, ws: Connection) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl as ssl_module
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -21,6 +21,7 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import connection_closed
 from wsconnkit.protocol.proxy import Proxy
 from wsconnkit.protocol.uri import URI
+from wsconnkit.service.arguments import check_names
 from wsconnkit.service.connectoptions import ConnectArguments, ConnectOptions
 from wsconnkit.service.reconnect import Reconnect, Stopped
 
@@ -81,11 +82,13 @@ class Connecting(ABC, Generic[C]):
 
     _connection_class: type[C]
 
-    def __init__(self, uri: str, *, has_transport: bool, dialer: str, **arguments: Any) -> None:
-        if unknown := sorted(arguments.keys() - ConnectArguments.__annotations__.keys()):
-            raise TypeError(f"neither connect nor {dialer} has an argument {unknown[0]}")
+    def __init__(self, uri: str, *, has_transport: bool, options: Collection[str], **arguments: Any) -> None:
+        check_names("connect", arguments, (*ConnectArguments.__annotations__, *options))
         self._options = ConnectOptions(uri, has_transport=has_transport, **arguments)
-        self.config = self._options.config
+        self.config: ConnectionConfig = self._options.config
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._options.uri.shown}>"
 
     @abstractmethod
     def _address(self) -> tuple[str, int]:

@@ -23,9 +23,11 @@ from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import ConnectionClosedOK
 from wsconnkit.protocol.events import Closed, Event, Message, PongReceived
 from wsconnkit.protocol.frames import Role
+from wsconnkit.protocol.http import Headers
 from wsconnkit.protocol.prepared import Content, PreparedMessage
 from wsconnkit.protocol.stats import ConnectionStats
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
+from wsconnkit.service.arguments import check_type
 from wsconnkit.service.log import ConnectionLog
 from wsconnkit.service.messagefilters import MessageFilter, MessageFilters
 from wsconnkit.service.principal import Principal
@@ -52,6 +54,18 @@ def new_connection_id(runtime: Runtime) -> str:
     return runtime.random_bytes(16).hex()
 
 
+def check_attached(
+    request: object, agreement: object, config: ConnectionConfig | None, trailing_data: object
+) -> ConnectionConfig:
+    """Return the configuration of a connection to attach. Raises TypeError for arguments of a wrong type."""
+    check_type("request", request, isinstance(request, UpgradeRequest), "what check_upgrade returns")
+    check_type("agreement", agreement, isinstance(agreement, Agreement), "what agree returns")
+    is_config = config is None or isinstance(config, ConnectionConfig)
+    check_type("config", config, is_config, "a ConnectionConfig, or None")
+    check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
+    return config or ConnectionConfig()
+
+
 class Connection:
     """A WebSocket connection; `serve` and `connect` make them, and `attach` does for other servers.
 
@@ -69,7 +83,7 @@ class Connection:
         agreement: Agreement,
         session: Session | None = None,
     ) -> None:
-        self.log = (
+        self.log: ConnectionLog = (
             session.log
             if session is not None
             else ConnectionLog(new_connection_id(runtime), secrets=secrets_of(request))
@@ -77,9 +91,9 @@ class Connection:
         """Where the connection's events go."""
         self.upgrade_request = request
         """The request that the client opened the connection with."""
-        self.response_headers = agreement.headers
+        self.response_headers: Headers = agreement.headers
         """The headers of the server's answer to it."""
-        self.subprotocol = agreement.subprotocol
+        self.subprotocol: str | None = agreement.subprotocol
         """The subprotocol agreed on, or None."""
         self.remote_address: Any = None
         """The peer's address as the socket has it."""
@@ -87,7 +101,7 @@ class Connection:
         """Our address as the socket has it."""
         self.runtime = runtime
         """The event loop that it lives on."""
-        self.draining = Draining(runtime)
+        self.draining: Draining = Draining(runtime)
         """`await ws.draining` waits until the server drains; true from then on, and never for a client."""
         self._core = core
         self._session = session
@@ -103,6 +117,9 @@ class Connection:
         self._requests: Requests | None = None
         self._on_closed: list[Callable[[], None]] = []
         self._sends = 0
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}: {self.state.name.lower()}, peer {self.remote_address}>"
 
     def start(self, transport: Transport) -> None:
         """Take over a transport whose opening handshake is done."""

@@ -13,6 +13,7 @@ from wsconnkit.managed.draining import DrainRun
 from wsconnkit.managed.guard import Guard
 from wsconnkit.managed.runtime import Event, Runtime, TaskCancelled
 from wsconnkit.protocol.closeinfo import Cause
+from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.errors import LocalProtocolError, tells_only_of
 from wsconnkit.protocol.frames import check_close
@@ -21,7 +22,7 @@ from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest, agree
 from wsconnkit.service.drain import DrainReport
 from wsconnkit.service.health import Health, measure
 from wsconnkit.service.log import log_draining
-from wsconnkit.service.policy import PendingUpgrade
+from wsconnkit.service.policy import PendingUpgrade, ServerPolicy
 from wsconnkit.service.principal import Principal
 from wsconnkit.service.registry import Registry
 from wsconnkit.service.serveoptions import ManagerOptions
@@ -39,11 +40,11 @@ class Admitted:
     """
 
     def __init__(self, manager: Manager[Any], upgrade: PendingUpgrade, agreement: Agreement, session: Session) -> None:
-        self.principal = session.principal
+        self.principal: Principal | None = session.principal
         """Whose connection it will be; None without authentication."""
         self.agreement = agreement
         """What both sides agreed on."""
-        self.response = Response(101, agreement.headers, b"")
+        self.response: Response = Response(101, agreement.headers, b"")
         """The status and the headers of the answer."""
         self._manager = manager
         self._upgrade = upgrade
@@ -100,13 +101,13 @@ class Manager(ABC, Generic[C]):
 
     def __init__(self, options: ManagerOptions) -> None:
         self._options = options
-        self.config = options.config
+        self.config: ConnectionConfig = options.config
         """The configuration of connections."""
-        self.path = options.path
+        self.path: str | None = options.path
         """The only path that is served; None for every path."""
-        self.subprotocols = options.subprotocols
+        self.subprotocols: tuple[str, ...] = options.subprotocols
         """Those spoken, the preferred first."""
-        self.policy = options.new_policy()
+        self.policy: ServerPolicy[Any] = options.new_policy()
         """Who may come in, who is there, what has happened."""
         self.admitted: dict[Admitted, None] = {}
         """Those who are still to be attached, in the order in which they came."""
@@ -138,6 +139,10 @@ class Manager(ABC, Generic[C]):
         if self._authentication is None and self._options.authenticate is not None:
             self._authentication = Authentication(self.runtime, self._options.authenticate, self.policy.attempts)
         return self._authentication
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_over else "draining" if self.is_draining else "open"
+        return f"<{type(self).__name__}{self._where()}: {state}, {len(self.connections)} connections>"
 
     @property
     def connections(self) -> Registry[C]:
@@ -308,6 +313,10 @@ class Manager(ABC, Generic[C]):
     @property
     def _is_over(self) -> bool:
         return self._closed is not None and self._closed.is_set()
+
+    def _where(self) -> str:
+        """Say where it listens; for `Server`."""
+        return ""
 
     def _begin_close(self) -> None:
         """Do what comes before the connections are told; for `Server`."""

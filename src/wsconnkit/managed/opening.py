@@ -94,7 +94,11 @@ class OpeningHandshake:
     def pause_writing(self) -> None:
         """Nothing waits for room here: what a handshake writes is bounded."""
 
-    writing_progressed = resume_writing = pause_writing
+    def resume_writing(self) -> None:
+        """The same."""
+
+    def writing_progressed(self) -> None:
+        """The same."""
 
     def cancelled(self) -> None:  # noqa: D102
         self.abort()

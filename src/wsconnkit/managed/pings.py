@@ -6,6 +6,7 @@ from wsconnkit.managed.pump import Pump
 from wsconnkit.managed.runtime import Future, Runtime
 from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.errors import ConcurrencyError, connection_closed
+from wsconnkit.service.arguments import check_type
 
 
 class Pings:
@@ -18,6 +19,8 @@ class Pings:
 
     async def ping(self, payload: bytes | bytearray | memoryview | None) -> float:
         """Send a ping and wait for its pong; return the seconds between them."""
+        is_bytes = payload is None or isinstance(payload, (bytes, bytearray, memoryview))
+        check_type("payload", payload, is_bytes, "bytes, such as b'text', or None for a random one")
         await self._pump.wait_until_writable()
         if payload is not None:
             payload = bytes(memoryview(payload))

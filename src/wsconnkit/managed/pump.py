@@ -8,6 +8,7 @@ from typing import NoReturn, Protocol
 from wsconnkit.machines.closing import State
 from wsconnkit.managed.lastturns import LastTurns
 from wsconnkit.managed.runqueue import FRAME_COST
+from wsconnkit.managed.runtime import Event as RuntimeEvent
 from wsconnkit.managed.runtime import Future, Runtime
 from wsconnkit.managed.senders import Senders
 from wsconnkit.managed.transport import Transport
@@ -55,8 +56,8 @@ class Pump:
         on_cancelled: Callable[[], None],
     ) -> None:
         self.core = core
-        self.inbox = Inbox(queue)
-        self.senders = Senders(runtime, core)
+        self.inbox: Inbox = Inbox(queue)
+        self.senders: Senders = Senders(runtime, core)
         self.transport: Transport | None = None
         self.filter: Callable[[Message], Iterable[Message]] | None = None
         """Called with each frame of a message; returns those that the application may have now."""
@@ -66,9 +67,9 @@ class Pump:
         """Called with the size in bytes of each message that goes out."""
         self.on_gone: Callable[[], None] | None = None
         """Called when the transport has ended, and the connection with it."""
-        self.gone = runtime.event()
+        self.gone: RuntimeEvent = runtime.event()
         """Set when the transport has ended, and the connection with it."""
-        self.reading = True
+        self.reading: bool = True
         """False while reading is paused: the inbox is full, or what was read waits for its turn."""
         self.timed: tuple[Timed, ...] = ()
         """What else is asked when the alarm rings; who gets an earlier deadline calls `wake_at`."""

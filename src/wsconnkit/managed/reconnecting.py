@@ -15,8 +15,8 @@ from wsconnkit.managed.runtime import Event, Runtime, Task, TaskCancelled, as_er
 from wsconnkit.protocol.closeinfo import Cause, CloseInfo
 from wsconnkit.protocol.errors import ClientClosed, ConnectionClosed, LocalProtocolError, tells_only_of
 from wsconnkit.protocol.frames import check_close
+from wsconnkit.service.arguments import check_async, check_type
 from wsconnkit.service.backlog import Backlog, BacklogConfig
-from wsconnkit.service.connectoptions import check_type
 
 C = TypeVar("C", bound=Connection)
 
@@ -47,7 +47,8 @@ class ReconnectingClient(Generic[C]):
         self._connect = connect
         self._connect.check_repeatable()
         check_type("queue", queue, queue is None or isinstance(queue, BacklogConfig), "a BacklogConfig, or None")
-        check_type("on_open", on_open, on_open is None or callable(on_open), "an async function, or None")
+        if on_open is not None:
+            check_async("on_open", on_open, "None, or an async function")
         self._on_open = on_open
         self._backlog = Backlog(queue or BacklogConfig())
         self._ws: C | None = None
@@ -61,6 +62,10 @@ class ReconnectingClient(Generic[C]):
         self._error: Exception | None = None
         self._last_close: CloseInfo | None = None
         """The close with 1000 that was the end."""
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_over else "open" if self.is_open else "not connected"
+        return f"<{type(self).__name__}: {self._connect!r}, {state}, {len(self._backlog)} queued>"
 
     @property
     def is_open(self) -> bool:

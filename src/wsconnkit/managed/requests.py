@@ -54,7 +54,7 @@ class Requests:
     def __init__(self, runtime: Runtime, outgoing: Outgoing) -> None:
         self._runtime = runtime
         self._outgoing = outgoing
-        self.pending = PendingRequests(runtime.random_bytes(6).hex())
+        self.pending: PendingRequests = PendingRequests(runtime.random_bytes(6).hex())
         self._waiting: dict[str, _Waiting] = {}
 
     async def ask(self, kind: str, payload: Any, timeout: float | None) -> Any:

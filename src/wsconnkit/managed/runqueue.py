@@ -23,7 +23,7 @@ class RunQueue:
     """
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object]) -> None:
-        self.budget = _BUDGET
+        self.budget: int = _BUDGET
         """What may be done at once, without a turn."""
         self._call_soon = call_soon
         self._turns: deque[Callable[[int], int]] = deque()

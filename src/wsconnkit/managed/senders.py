@@ -14,9 +14,9 @@ class Senders:
         self._runtime = runtime
         self._core = core
         self._room: Event | None = None
-        self.is_full = False
+        self.is_full: bool = False
         """The transport has no room."""
-        self.in_line = 0
+        self.in_line: int = 0
         """How many wait for their turn."""
 
     def pause(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -13,6 +13,7 @@ from wsconnkit.managed.connection import Connection
 from wsconnkit.managed.manager import Manager
 from wsconnkit.managed.runtime import Runtime, Task
 from wsconnkit.managed.signals import stop_on_signals
+from wsconnkit.service.arguments import check_host, check_names
 from wsconnkit.service.drain import DrainReport
 from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.serveoptions import ServeArguments, ServeOptions
@@ -88,6 +89,10 @@ class Server(Manager[C]):
     def add_listener(self, listener: Listener) -> None:
         """Close a listener together with the server."""
         self._listeners.append(listener)
+
+    def _where(self) -> str:
+        addresses = [sock.getsockname() if hasattr(sock, "getsockname") else sock for sock in self.sockets]
+        return "".join(f" at {address}" for address in addresses)
 
     def _start_handler(self, ws: C) -> None:
         self._handlers[ws] = self.runtime.start(
@@ -165,15 +170,20 @@ class Serving(ABC, Generic[C, S]):
         host: str | Sequence[str] | None,
         port: int | None,
         *,
-        listener: str,
+        options: Collection[str],
         **arguments: Any,
     ) -> None:
-        if unknown := sorted(arguments.keys() - ServeArguments.__annotations__.keys()):
-            raise TypeError(f"neither serve nor {listener} has an argument {unknown[0]}")
+        check_names("serve", arguments, (*ServeArguments.__annotations__, *options))
+        check_host("host", host)
         self._handler: Callable[[C], Awaitable[object]]
         self._handler = partial(answer_requests, handler) if isinstance(handler, RequestRouter) else handler
         self._options = ServeOptions(handler=self._handler, port=port, **arguments)
         self._host, self._port = host, port
+
+    def __repr__(self) -> str:
+        handler = self._handler.args[0] if isinstance(self._handler, partial) else self._handler
+        name = getattr(handler, "__qualname__", repr(handler))
+        return f"<{type(self).__name__}: {name} at {self._host}, port {self._port}>"
 
     @abstractmethod
     def _new_server(self, runtime: Runtime, handler: Callable[[C], Awaitable[object]]) -> S:

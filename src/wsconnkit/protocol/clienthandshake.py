@@ -20,7 +20,7 @@ from wsconnkit.protocol.frames import Role
 from wsconnkit.protocol.handshake import Handshake
 from wsconnkit.protocol.http import Headers, HeadersLike, Response
 from wsconnkit.protocol.transportaction import TransportAction
-from wsconnkit.protocol.upgrade import ask, check_answer
+from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest, ask, check_answer
 from wsconnkit.protocol.uri import URI
 
 
@@ -48,7 +48,7 @@ class ClientHandshake(Handshake):
         self._refused: h11.Response | None = None
         self._body = b""
         key = base64.b64encode(random_bytes(16)).decode()
-        self.request = ask(uri, self._config, key, subprotocols=subprotocols, headers=headers)
+        self.request: UpgradeRequest = ask(uri, self._config, key, subprotocols=subprotocols, headers=headers)
         """The request that is sent."""
         self._send_head(h11.Request, self.request.headers, method="GET", target=self.request.target)
         self._send(h11.EndOfMessage())
@@ -124,4 +124,4 @@ class ClientHandshake(Handshake):
         if isinstance(checked, str):
             self._fail(InvalidHandshake(f"the server's response breaks the protocol: {checked}"))
         else:
-            self.agreement = checked
+            self.agreement: Agreement | None = checked

@@ -33,9 +33,10 @@ class CloseRecord:
         self._error: OSError | None = None
         self.held: CloseFrame | FrameError | None = None
         """What ended the peer's side behind messages that may be answered first."""
-        self.held_at = now
+        self.held_at: float = now
         """When it arrived, in seconds."""
-        self.last_byte_in_at = self.last_byte_out_at = now
+        self.last_byte_in_at: float = now
+        self.last_byte_out_at: float = now
         """When the last bytes came in and went out, in seconds."""
 
     def begin(self, cause: Cause, initiator: Initiator) -> None:

@@ -133,7 +133,7 @@ class ConnectionProtocol(SendingSide):
         self._events: deque[Event] = deque()
         self.close_info: CloseInfo | None = None
         """How the connection ended; None until then."""
-        self.transport_action = TransportAction.OPEN
+        self.transport_action: TransportAction = TransportAction.OPEN
         """What the adapter must do with the transport next."""
         if trailing_data:
             self.receive_data(trailing_data, now)
@@ -379,7 +379,7 @@ class ConnectionProtocol(SendingSide):
     def _act(self, event: Input, frame: CloseFrame | None = None) -> None:
         phase = self.state
         actions = self._closing.on(event)
-        self.state = self._closing.state
+        self.state: State = self._closing.state
         for action in actions:
             if action is Action.SEND_CLOSE:
                 assert frame is not None  # every input that sends a Close frame comes with it

@@ -55,7 +55,7 @@ class FrameReader:
         self._engine: WsprotoReader | None = None  # until it is needed
         self._is_with_engine = False  # what arrives goes on what the engine has
         self._handed_back = False
-        self.wire_size = 0
+        self.wire_size: int = 0
         """Payload bytes on the wire of the data frame that `next_frame` returned last."""
 
     def receive_data(self, data: bytes) -> None:

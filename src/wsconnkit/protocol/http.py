@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 TCHARS = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -105,16 +105,17 @@ def is_token(value: str) -> bool:
     return _TCHARS_ONLY.fullmatch(value) is not None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, init=False)
 class Response:
     """A complete HTTP response. Raises TypeError for a body that is no bytes."""
 
     status: int
-    headers: Headers = field(default_factory=Headers)
-    body: bytes = b""
+    headers: Headers
+    body: bytes
 
-    def __post_init__(self) -> None:
-        body: object = self.body
-        if not isinstance(body, bytes):
-            raise TypeError(f"body is of type {type(body).__name__}; it must be bytes")
-        object.__setattr__(self, "headers", Headers(self.headers))
+    def __init__(self, status: int, headers: HeadersLike = (), body: bytes = b"") -> None:
+        given: object = body
+        if not isinstance(given, bytes):
+            raise TypeError(f"body is of type {type(given).__name__}; it must be bytes")
+        for name, value in (("status", status), ("headers", Headers(headers)), ("body", body)):
+            object.__setattr__(self, name, value)

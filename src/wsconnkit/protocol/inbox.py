@@ -36,9 +36,9 @@ class Inbox:
         self._incoming: int | None = None
         """Bytes so far of the message that is being put, taken ones too; None between messages."""
         self._within = False  # the application has taken a part of the first message
-        self.messages = 0
+        self.messages: int = 0
         """Whole messages that wait."""
-        self.full = False
+        self.full: bool = False
         """Reading should pause."""
 
     def put(self, frame: Message) -> int | None:

@@ -36,7 +36,7 @@ class Turn:
     __slots__ = ("owner",)
 
     def __init__(self, owner: object) -> None:
-        self.owner = owner
+        self.owner: object = owner
 
 
 class Outbox:
@@ -58,7 +58,7 @@ class Outbox:
         self._dismissed: list[object] = []
         self.line: deque[tuple[PreparedMessage, float] | Turn] = deque()
         """Messages with the time of their arrival, and turns."""
-        self.size = 0
+        self.size: int = 0
         """Bytes that wait, with `OVERHEAD` for each message."""
 
     @property

@@ -24,6 +24,8 @@ class PreparedMessage:
     __slots__ = ("_deflated", "_frames", "opcode", "payload")
 
     def __init__(self, message: Content) -> None:
+        self.opcode: Opcode
+        self.payload: bytes
         self.opcode, self.payload = payload_of(message)
         self._deflated: dict[tuple[int, int, int], bytes | None] = {}
         self._frames: dict[bytes | None, bytes] = {}

@@ -16,6 +16,7 @@ import h11
 
 from wsconnkit.protocol.config import HandshakeLimits
 from wsconnkit.protocol.errors import HandshakeInterrupted, InvalidHandshake, InvalidProxy, InvalidURI, ProxyRefused
+from wsconnkit.protocol.hosts import ascii_name
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import USER_AGENT
 from wsconnkit.protocol.uri import parse_uri
@@ -64,7 +65,10 @@ def environment_proxy(host: str, port: int, *, secure: bool, proxies: Mapping[st
     """
     host = host.rstrip(".").lower()
     urls = [proxies[scheme] for scheme in _SCHEMES[secure] if scheme in proxies]
-    excepted = proxies.get("no", "").lower().split(",")
+    try:
+        excepted = [ascii_name(entry) for entry in proxies.get("no", "").lower().split(",")]
+    except ValueError as error:
+        raise InvalidProxy(f"what no_proxy names cannot be read: {error}") from None
     if not urls or any(_matches(host, port, entry.strip()) for entry in excepted):
         return None
     usable = [url for url in urls if not url.lower().startswith("socks")]
@@ -112,7 +116,7 @@ class Tunnel:
         self._limits = limits or HandshakeLimits()
         self._h11 = h11.Connection(h11.CLIENT, self._limits.max_head)
         self._received = 0
-        self.is_open = False
+        self.is_open: bool = False
         """What is sent from now on reaches the server."""
         self.error: InvalidHandshake | None = None
         """Why there is no way through this proxy."""

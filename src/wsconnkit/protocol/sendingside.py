@@ -65,13 +65,13 @@ class SendingSide(ABC):
         self._output: list[bytes] = []
         self._pending_pong: bytes | None = None
         self._writing_paused = False
-        self.bytes_to_send = 0
+        self.bytes_to_send: int = 0
         """Bytes that `data_to_send` would return now."""
-        self.outbox = outbox
+        self.outbox: Outbox = outbox
         """What waits until the transport has room; see there."""
-        self.state = State.OPEN
+        self.state: State = State.OPEN
         """Where the connection stands."""
-        self.stats = stats
+        self.stats: ConnectionStats = stats
 
     def send(self, message: Content | PreparedMessage, now: float, *, final: bool = True) -> int:
         """Send a message, text for `str` and binary otherwise, and return its size in bytes.

@@ -124,7 +124,7 @@ class ServerHandshake(Handshake):
         self._send_head(h11.InformationalResponse, agreement.headers, status_code=101, reason=_phrase(101))
         if "100-continue" in (request.headers.get("Expect") or "").lower():
             self._output.insert(-1, b"HTTP/1.1 100 Continue\r\n\r\n")  # before the 101 (RFC 9110, section 7.8)
-        self.agreement = agreement
+        self.agreement: Agreement | None = agreement
         return agreement
 
     def respond(self, response: Response, now: float | None = None) -> None:
@@ -217,7 +217,7 @@ class ServerHandshake(Handshake):
         self._send(h11.Data(data=b"" if self._is_head else response.body))
         self._send(h11.EndOfMessage())
         self.response = response
-        self.transport_action = TransportAction.SEND_EOF
+        self.transport_action: TransportAction = TransportAction.SEND_EOF
         self._deadlines.set("handshake", self._now + self._config.close.timeout)
 
 

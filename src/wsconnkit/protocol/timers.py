@@ -53,7 +53,7 @@ class Timers:
         self._close_timeout = close_timeout
         self._deadlines: Deadlines[Timer] = Deadlines()
         self._unsent_at: float | None = None
-        self.watches_idle = False
+        self.watches_idle: bool = False
         """Messages call `restart_idle`."""
         self.reading_resumed(now)
 

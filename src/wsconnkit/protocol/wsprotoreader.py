@@ -39,7 +39,7 @@ class WsprotoReader:
         self._decoder = FrameDecoder(role is Role.CLIENT, [self._inbound])
         self._text: StringIO | None = None
         self._binary: bytearray | None = None
-        self.wire_size = 0
+        self.wire_size: int = 0
         """Payload bytes on the wire of the data frame that `next_frame` returned last."""
 
     @property

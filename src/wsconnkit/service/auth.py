@@ -20,7 +20,7 @@ from wsconnkit.service.keys import KeyCache
 from wsconnkit.service.principal import AuthenticationError, AuthFailure, Principal
 from wsconnkit.service.tokens import redact
 
-logger = logging.getLogger("wsconnkit.auth")
+logger: logging.Logger = logging.getLogger("wsconnkit.auth")
 
 _SECRET_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 """The algorithms for a secret, and how long it must be: as the hash is (RFC 7518, section 3.2)."""

@@ -58,9 +58,9 @@ class Backlog:
         self._waiting: deque[tuple[str | bytes, int]] = deque()
         self._in_hand: tuple[str | bytes, int] | None = None
         self._bytes = 0
-        self.messages_dropped = 0
+        self.messages_dropped: int = 0
         """Messages that were given to the queue and to no connection."""
-        self.bytes_dropped = 0
+        self.bytes_dropped: int = 0
         """Their bytes."""
 
     def __len__(self) -> int:

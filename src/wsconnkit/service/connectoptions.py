@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from ssl import SSLContext
+from typing import Any
 
 from typing_extensions import TypedDict
 
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.protocol.clienthandshake import ClientHandshake
 from wsconnkit.protocol.config import ConnectionConfig
+from wsconnkit.protocol.hosts import ascii_name
 from wsconnkit.protocol.http import Headers, HeadersLike
 from wsconnkit.protocol.proxy import Proxy, environment_proxy, is_loopback, parse_proxy
 from wsconnkit.protocol.upgrade import check_subprotocols
-from wsconnkit.protocol.uri import parse_uri
+from wsconnkit.protocol.uri import URI, parse_uri
+from wsconnkit.service.arguments import check_async, check_type, is_list
 from wsconnkit.service.reconnect import OnReconnectEvent, Reconnect, ShouldRetry
 from wsconnkit.service.tokens import secrets_of
 
@@ -65,6 +68,8 @@ class ConnectOptions:
     ) -> None:
         check_type("uri", uri, isinstance(uri, str), "a str")
         check_type("token", token, _is(token, str) or callable(token), "a str, an async function, or None")
+        if callable(token):
+            check_async("token", token, "a str, or an async function")
         check_type("config", config, _is(config, ConnectionConfig), "a ConnectionConfig, or None")
         for name, context in (("ssl", ssl), ("proxy_ssl", proxy_ssl)):
             check_type(name, context, _is(context, SSLContext), "an SSLContext, or None for the default one")
@@ -73,15 +78,15 @@ class ConnectOptions:
         check_type("backoff", backoff, _is(backoff, BackoffConfig), "a BackoffConfig, or None")
         for name, function in (("should_retry", should_retry), ("on_event", on_event)):
             check_type(name, function, function is None or callable(function), "a function, or None")
-        self.uri = parse_uri(uri)
-        self.config = config or ConnectionConfig()
+        self.uri: URI = parse_uri(uri)
+        self.config: ConnectionConfig = config or ConnectionConfig()
         for name, value in (("ssl", ssl), ("server_hostname", server_hostname)):
             if value is not None and not self.uri.secure:
                 raise ValueError(f"{name} is given, but the URI has the scheme ws; use wss, or leave {name} out")
         self.ssl = ssl
         self.proxy_ssl = proxy_ssl
-        self.server_hostname = server_hostname
-        self._headers = Headers(headers)
+        self.server_hostname: str | None = None if server_hostname is None else ascii_name(server_hostname)
+        self._headers = _headers(headers)
         if token is not None and ("Authorization" in self._headers or self.uri.user is not None):
             raise ValueError("token is given together with other credentials, in headers or in the URI; give one")
         self._token = None if callable(token) else token
@@ -96,6 +101,7 @@ class ConnectOptions:
         self._on_event = on_event
         self.secrets: tuple[str, ...] = ()
         """What was sent and must be in no log, of the latest handshake."""
+        self.handshake(0.0)  # raises for what a request cannot have
 
     async def renew_token(self, *, refresh: bool) -> None:
         """Ask for a token where that is to be done before an attempt; raises what the application raises."""
@@ -137,20 +143,21 @@ class ConnectOptions:
 
     def reconnect(self) -> Reconnect:
         """Return the rules for reconnecting."""
-        scheme, path = "wss" if self.uri.secure else "ws", self.uri.resource.partition("?")[0]
         return Reconnect(
             self._backoff,
-            where=f"{scheme}://{self.uri.host_header}{path}",
+            where=self.uri.shown,
             can_refresh=self._new_token is not None,
             should_retry=self._should_retry,
             on_event=self._on_event,
         )
 
 
-def check_type(name: str, value: object, is_good: bool, wanted: str) -> None:
-    """Raise a TypeError unless `is_good`, without the value, which may be a secret."""
-    if not is_good:
-        raise TypeError(f"{name} is of type {type(value).__name__}; it must be {wanted}")
+def _headers(headers: HeadersLike) -> Headers:
+    given: object = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: list[Any] = list(given) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else [given]
+    is_good = all(is_list(pair, str) and len(pair) == 2 for pair in pairs)
+    check_type("headers", headers, is_good, 'str by str, as in {"Name": "value"} or [("Name", "value")]')
+    return Headers(pairs)
 
 
 def _is(value: object, kind: type | tuple[type, ...]) -> bool:

@@ -59,8 +59,8 @@ class ConnectionLog:
     __slots__ = ("_latest", "_request_secrets", "connection_id", "user_id")
 
     def __init__(self, connection_id: str, *, user_id: str | None = None, secrets: Iterable[str] = ()) -> None:
-        self.connection_id = connection_id
-        self.user_id = user_id
+        self.connection_id: str = connection_id
+        self.user_id: str | None = user_id
         self._request_secrets = tuple(secrets)
         self._latest: deque[str] = deque(maxlen=_MAX_SECRETS)
 

@@ -9,6 +9,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import HTTPRequest, UpgradeRequest, refusal
 from wsconnkit.service.admission import Admission, AdmissionConfig, Refused
+from wsconnkit.service.arguments import check_type
 from wsconnkit.service.attempts import Attempts
 from wsconnkit.service.handshakes import Handshakes, Surplus
 from wsconnkit.service.hosts import AllowedHosts
@@ -96,9 +97,12 @@ class ServerPolicy(Generic[C]):
         admission: AdmissionConfig | None = None,
         reauthenticate: bool = False,
     ) -> None:
-        for name, value, kind in (("proxies", proxies, TrustedProxies), ("admission", admission, AdmissionConfig)):
-            if value is not None and not isinstance(value, kind):
-                raise ValueError(f"{name} is {value!r}; it must be {kind.__name__}")
+        kinds: tuple[tuple[str, object, type], ...] = (
+            ("proxies", proxies, TrustedProxies),
+            ("admission", admission, AdmissionConfig),
+        )
+        for name, value, kind in kinds:
+            check_type(name, value, value is None or isinstance(value, kind), f"{kind.__name__}, or None")
         self._origins = Origins(origins)
         self._allowed_hosts = AllowedHosts(allowed_hosts)
         self._proxies = proxies or TrustedProxies()
@@ -109,8 +113,8 @@ class ServerPolicy(Generic[C]):
         """Those under way, of all listeners together."""
         self._dropped = Seldom()
         self.connections: Registry[C] = Registry()
-        self.stats = ServerStats()
-        self.attempts = Attempts(config, self.stats)
+        self.stats: ServerStats = ServerStats()
+        self.attempts: Attempts = Attempts(config, self.stats)
         """Whose tokens are looked at."""
         self.is_draining = False
         """Whether new connections are refused because the server shuts down."""

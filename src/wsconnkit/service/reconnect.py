@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from email.utils import mktime_tz, parsedate_tz
 from ssl import SSLCertVerificationError
 from typing import NamedTuple
 
@@ -193,6 +192,8 @@ def retry_after(headers: Headers, wall_now: float) -> float:
 
 
 def _epoch(date: str) -> float | None:
+    from email.utils import mktime_tz, parsedate_tz  # which brings calendars and locales along
+
     try:
         parts = parsedate_tz(date)
         return None if parts is None else float(mktime_tz(parts))

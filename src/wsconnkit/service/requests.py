@@ -58,7 +58,7 @@ class PendingRequests:
         self._max_pending = max_pending
         self._pending: set[str] = set()
         self._sent = 0
-        self.late = 0
+        self.late: int = 0
         """Answers that came when nobody waited for them."""
 
     def new(self, payload: Any, wall_now: float, *, kind: str = "request") -> tuple[str, str]:

@@ -15,10 +15,10 @@ code of the RequestError that its handler raised.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from math import inf
 from typing import Any, NamedTuple, TypeVar
 
+from wsconnkit.service.arguments import check_async, check_type, is_number
 from wsconnkit.service.envelope import (
     MAX_REQUEST_ID,
     Envelope,
@@ -28,23 +28,9 @@ from wsconnkit.service.envelope import (
     parse_envelope,
 )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """A request as its handler sees it.
-
-    action: what `payload["action"]` names, None when that is no string.
-    connection: the connection that it came on.
-    """
-
-    id: str
-    action: str | None
-    payload: Any = field(repr=False)
-    connection: Any
-
-
-Handler = Callable[[Request], Awaitable[Any]]
-MessageHandler = Callable[[Any, str | bytes], Awaitable[None]]
+Handler = Callable[[Any], Awaitable[object]]
+"""Called with a `Request` of the event loop's floor."""
+MessageHandler = Callable[[Any, str | bytes], Awaitable[object]]
 _H = TypeVar("_H", bound=Handler)
 
 
@@ -100,6 +86,10 @@ class RequestRouter:
     def __init__(
         self, *, max_concurrent: int = 100, timeout: float | None = 30.0, on_message: MessageHandler | None = None
     ) -> None:
+        check_type("max_concurrent", max_concurrent, is_number(max_concurrent), "an int, at least 1")
+        check_type("timeout", timeout, timeout is None or is_number(timeout), "seconds, more than 0, or None")
+        if on_message is not None:
+            check_async("on_message", on_message, "None, or an async function")
         if not max_concurrent >= 1:
             raise ValueError(f"max_concurrent is {max_concurrent!r}; it must be at least 1")
         if timeout is not None and not 0 < timeout < inf:
@@ -110,6 +100,9 @@ class RequestRouter:
         self._actions: dict[str, Handler] = {}
         self._default: Handler | None = None
 
+    def __repr__(self) -> str:
+        return f"<RequestRouter: {', '.join(self._actions) or 'no actions'}>"
+
     def action(self, name: str) -> Callable[[_H], _H]:
         """Register the decorated handler for requests whose `payload["action"]` is `name`.
 
@@ -119,6 +112,7 @@ class RequestRouter:
             raise ValueError(f"the action is {name!r}; it must be a string, as in @router.action('name')")
 
         def register(handler: _H) -> _H:
+            check_async("the handler", handler)
             if name in self._actions:
                 raise ValueError(f"the action {name!r} has a handler; each may have one")
             self._actions[name] = handler
@@ -131,6 +125,7 @@ class RequestRouter:
 
         Raises ValueError when there is one.
         """
+        check_async("the handler", handler)
         if self._default is not None:
             raise ValueError("there is a default handler; there may be one")
         self._default = handler

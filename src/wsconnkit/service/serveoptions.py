@@ -6,6 +6,7 @@ import re
 import ssl as ssl_module
 from collections.abc import Collection, Sequence
 from typing import Any
+from urllib.parse import quote
 
 from typing_extensions import TypedDict, Unpack
 
@@ -13,6 +14,7 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import UpgradeRequest, check_path, check_subprotocols
 from wsconnkit.service.admission import AdmissionConfig
+from wsconnkit.service.arguments import check_async, check_port, check_type, check_value, is_list
 from wsconnkit.service.drain import DrainConfig
 from wsconnkit.service.pages import AnswerHTTP, MetricsText
 from wsconnkit.service.policy import ServerPolicy
@@ -21,7 +23,6 @@ from wsconnkit.service.tokens import BEARER
 from wsconnkit.service.verifier import Authenticate, TokenVerifier
 
 METRICS_TOKEN = "at least 16 characters of ASCII without spaces"  # noqa: S105 - says what one is
-_A_PORT = "0 for any, or a port up to 65535"
 
 
 class ManagerArguments(TypedDict, total=False):
@@ -62,22 +63,28 @@ class ManagerOptions:
     ) -> None:
         if isinstance(authenticate, type):
             raise TypeError(f"authenticate is the class {authenticate.__name__}; give an instance of it")
+        _check_path(path)
+        if authenticate is not None and not isinstance(authenticate, TokenVerifier):
+            check_async("authenticate", authenticate, "an authenticator, or an async function")
+        kinds: tuple[tuple[str, object, type], ...] = (
+            ("config", config, ConnectionConfig),
+            ("drain", drain, DrainConfig),
+        )
+        for name, value, kind in kinds:
+            check_type(name, value, value is None or isinstance(value, kind), f"a {kind.__name__}, or None")
+        for name, several in (("origins", origins), ("allowed_hosts", allowed_hosts)):
+            check_type(name, several, several is None or is_list(several), "a list of str, or None")
+        check_type("reauthenticate", reauthenticate, isinstance(reauthenticate, bool), "True or False")
         if reauthenticate and authenticate is None:
             raise ValueError("reauthenticate is given without authenticate, which would verify the fresh tokens")
-        is_path = isinstance(path, str) and path.startswith("/")
-        _check("path", path is None or is_path, "None, or a path that starts with '/'", path)
-        is_authenticator = authenticate is None or callable(getattr(authenticate, "verify", authenticate))
-        _check("authenticate", is_authenticator, "an authenticator, or an async function", authenticate)
-        _check("config", config is None or isinstance(config, ConnectionConfig), "a ConnectionConfig", config)
-        _check("drain", drain is None or isinstance(drain, DrainConfig), "a DrainConfig", drain)
-        self.config = config or ConnectionConfig()
+        self.config: ConnectionConfig = config or ConnectionConfig()
         self.path = path
         self.authenticate = authenticate
         # Browsers want one of the subprotocols that they offer back, and the token must not be it.
-        self.subprotocols = check_subprotocols(subprotocols)
+        self.subprotocols: tuple[str, ...] = check_subprotocols(subprotocols)
         if authenticate is not None and BEARER not in self.subprotocols:
             self.subprotocols += (BEARER,)
-        self.drain = drain or DrainConfig()
+        self.drain: DrainConfig = drain or DrainConfig()
         self._origins = origins
         self._allowed_hosts = allowed_hosts
         self._admission = admission
@@ -129,26 +136,30 @@ class ServeOptions(ManagerOptions):
         ssl: ssl_module.SSLContext | None = None,
         **manager: Unpack[ManagerArguments],
     ) -> None:
-        _check("handler", callable(handler), "an async function, or a RequestRouter", handler)
-        _check("port", port is None or _is_port(port), _A_PORT, port)
-        _check("http", http is None or callable(http), "an async function", http)
-        _check("metrics", metrics is None or callable(metrics), "a function such as render_metrics", metrics)
+        check_async("handler", handler, "an async function, or a RequestRouter")
+        check_port("port", port)
+        if http is not None:
+            check_async("http", http)
+        check_type("metrics", metrics, metrics is None or callable(metrics), "a function such as render_metrics")
         if not (metrics_token is None or is_metrics_token(metrics_token)):  # not shown: it may be a secret all the same
             raise ValueError(f"metrics_token is no token; it must be {METRICS_TOKEN}")
-        is_place = isinstance(endpoints, tuple) and len(endpoints) == 2
-        _check("endpoints", isinstance(endpoints, bool) or is_place, "True, False, or (host, port)", endpoints)
+        place: object = endpoints
+        is_place = isinstance(place, tuple) and len(place) == 2 and isinstance(place[0], str)
+        check_type("endpoints", endpoints, isinstance(endpoints, bool) or is_place, "True, False, or (host, port)")
         if isinstance(endpoints, tuple):
-            _check("the port of endpoints", _is_port(endpoints[1]), _A_PORT, endpoints[1])
-        is_server_side = isinstance(ssl, ssl_module.SSLContext) and ssl.protocol != ssl_module.PROTOCOL_TLS_CLIENT
-        _check("ssl", ssl is None or is_server_side, "None, or a server-side ssl.SSLContext", ssl)
+            check_port("the port of endpoints", endpoints[1])
+        is_context = ssl is None or isinstance(ssl, ssl_module.SSLContext)
+        check_type("ssl", ssl, is_context, "None, or a server-side ssl.SSLContext")
+        is_client_side = ssl is not None and ssl.protocol == ssl_module.PROTOCOL_TLS_CLIENT
+        check_value("ssl", ssl, not is_client_side, "None, or a server-side ssl.SSLContext")
         super().__init__(**manager)
         self.http = http
         self.metrics = metrics
         self.metrics_token = metrics_token
         self.ssl = ssl
-        self.has_pages = endpoints is True
+        self.has_pages: bool = endpoints is True
         """Whether the pages for those who watch the server are where the WebSocket is."""
-        self.pages_at = endpoints if isinstance(endpoints, tuple) else None
+        self.pages_at: tuple[str, int] | None = endpoints if isinstance(endpoints, tuple) else None
         """The host and port that these pages have for themselves."""
 
 
@@ -157,10 +168,12 @@ def is_metrics_token(value: object) -> bool:
     return isinstance(value, str) and len(value) >= 16 and re.fullmatch(r"[!-~]+", value) is not None
 
 
-def _is_port(port: object) -> bool:
-    return isinstance(port, int) and 0 <= port <= 65535
-
-
-def _check(name: str, is_good: bool, wanted: str, value: object) -> None:
-    if not is_good:
-        raise ValueError(f"{name} is {value!r}; it must be {wanted}")
+def _check_path(path: object) -> None:
+    check_type("path", path, path is None or isinstance(path, str), "None, or a str such as '/ws'")
+    if path is None:
+        return
+    text = str(path)
+    check_value("path", path, text.startswith("/"), "None, or a path that starts with '/'")
+    check_value("path", path, "?" not in text and "#" not in text, "a path alone, without '?' or '#'")
+    quoted = quote(text, safe="/%:@!$&'()*+,;=~-._")
+    check_value("path", path, text == quoted, f"as it comes in a request: {quoted!r}")

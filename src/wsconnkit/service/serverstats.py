@@ -58,10 +58,10 @@ class Histogram:
     __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self.bounds = tuple(bounds)
+        self.bounds: tuple[float, ...] = tuple(bounds)
         if any(not low < high for low, high in pairwise(self.bounds)):
             raise ValueError(f"bounds are {self.bounds!r}; each must be more than the one before")
-        self.counts = [0] * (len(self.bounds) + 1)
+        self.counts: list[int] = [0] * (len(self.bounds) + 1)
         """Values in each class."""
         self.total: float = 0
         """The sum of all values."""

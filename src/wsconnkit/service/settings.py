@@ -8,7 +8,7 @@ import ssl as ssl_module
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, final
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, final
 
 from pydantic import BeforeValidator, Field, PrivateAttr, SecretBytes, ValidationError, ValidationInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -213,7 +213,9 @@ class Settings(BaseSettings):
     trusted_proxies: networks.
     """
 
-    model_config = SettingsConfigDict(case_sensitive=True, frozen=True, hide_input_in_errors=True)
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        case_sensitive=True, frozen=True, hide_input_in_errors=True
+    )
 
     # The secret comes first, because what is said of the others depends on it.
     jwt_secret: Annotated[SecretBytes | None, BeforeValidator(_secret)] = _variable("JWT_SECRET")

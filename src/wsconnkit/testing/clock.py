@@ -7,7 +7,7 @@ class VirtualClock:
     """A monotonic clock in seconds that moves when told to."""
 
     def __init__(self, now: float = 0.0) -> None:
-        self.now = now
+        self.now: float = now
 
     def advance(self, seconds: float) -> None:
         """Move on by `seconds`, which cannot be negative (ValueError)."""

@@ -35,7 +35,7 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
     """A selector event loop on a clock of its own; `clock.advance()` within a callback is a stall of the loop."""
 
     def __init__(self) -> None:
-        self.clock = VirtualClock()
+        self.clock: VirtualClock = VirtualClock()
         super().__init__(_Selector(self.clock))
         # The real one is less than a float can tell apart after a year, and timers would be due for ever.
         self._clock_resolution = 1e-6

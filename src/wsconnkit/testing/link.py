@@ -18,6 +18,7 @@ from wsconnkit.protocol.closeinfo import CloseInfo
 from wsconnkit.protocol.config import ConnectionConfig, QueueConfig
 from wsconnkit.protocol.connection import ConnectionProtocol
 from wsconnkit.protocol.events import Event
+from wsconnkit.protocol.inbox import Inbox
 from wsconnkit.protocol.serverhandshake import ServerHandshake
 from wsconnkit.protocol.uri import parse_uri
 from wsconnkit.testing.clock import VirtualClock
@@ -43,11 +44,11 @@ class Endpoint:
         """All events but messages, in order."""
         self.messages: list[str | bytes] = []
         """The messages received, whole and in order, while the application keeps up."""
-        self.paused = False
+        self.paused: bool = False
         """The application takes no messages: they wait in `inbox`, and reading pauses when that is full."""
         self._pump = Pump(runtime, connection, queue, on_event=self.events.append, on_cancelled=self.close)
         self._pump.on_received = self._on_received
-        self.inbox = self._pump.inbox
+        self.inbox: Inbox = self._pump.inbox
         self._transport = MemoryTransport(runtime, self._pump, inbound, outbound)
         self._pump.connection_made(self._transport)
 
@@ -133,7 +134,7 @@ class Pair:
     ) -> None:
         client_config = client_config or ConnectionConfig()
         server_config = server_config or ConnectionConfig()
-        self.clock = VirtualClock()
+        self.clock: VirtualClock = VirtualClock()
         # A process each, so that one can be held up while the other one lives on.
         client_runtime, server_runtime = (Runtime(2 * seed + side, self.clock) for side in range(2))
         now = self.clock.now
@@ -145,14 +146,14 @@ class Pair:
         server.accept()
         client.receive_data(server.data_to_send(), now)
         to_server, to_client = Pipe(latency, capacity), Pipe(latency, capacity)
-        self.client = Endpoint(
+        self.client: Endpoint = Endpoint(
             client.connection(now, random_bytes=client_runtime.random_bytes),
             client_config.queue,
             client_runtime,
             to_client,
             to_server,
         )
-        self.server = Endpoint(
+        self.server: Endpoint = Endpoint(
             server.connection(now, random_bytes=server_runtime.random_bytes),
             server_config.queue,
             server_runtime,

@@ -204,7 +204,7 @@ class Serving(managed.Serving[Connection, Server], _Context[Server]):
     ) -> None:
         self._network = network
         given: dict[str, Any] = dict(arguments)
-        super().__init__(handler, host, port, listener="Network", **given)
+        super().__init__(handler, host, port, options=(), **given)
 
     def _new_server(self, runtime: AnyRuntime, handler: Handler) -> Server:
         return Server(runtime, self._options, handler)
@@ -227,7 +227,7 @@ class Connect(Connecting[Connection], _Context[Connection]):
     def __init__(self, network: Network, uri: str, **arguments: Unpack[ConnectArguments]) -> None:
         self._network = network
         given: dict[str, Any] = {"proxy": None, **arguments}
-        super().__init__(uri, has_transport=False, dialer="Network", **given)
+        super().__init__(uri, has_transport=False, options=(), **given)
 
     def __aiter__(self) -> Connections[Connection]:
         return self.connections(self._network.runtime)

@@ -23,7 +23,7 @@ class Pipe:
         self._eof_at: float | None = None
         self._is_stopped = False
         self._is_abandoned = False
-        self.in_flight = 0
+        self.in_flight: int = 0
 
     @property
     def is_abandoned(self) -> bool:

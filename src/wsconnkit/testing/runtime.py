@@ -261,12 +261,12 @@ class Runtime:
     sends_per_turn = 1
 
     def __init__(self, seed: int = 0, clock: VirtualClock | None = None) -> None:
-        self.clock = clock or VirtualClock()
+        self.clock: VirtualClock = clock or VirtualClock()
         """What it moves when all wait."""
         self._random = Random(seed)  # noqa: S311 - tests want to repeat what has happened
-        self.random = self._random.random
-        self.random_bytes = self._random.randbytes
-        self.run_queue = RunQueue(self.call_soon)
+        self.random: Callable[[], float] = self._random.random
+        self.random_bytes: Callable[[int], bytes] = self._random.randbytes
+        self.run_queue: RunQueue = RunQueue(self.call_soon)
         self._ready: list[Handle] = []
         self._timers: list[tuple[float, int, Handle]] = []
         self._numbers = count()

@@ -2,9 +2,9 @@
 
 try:
     import trio as _  # noqa: F401
-except ModuleNotFoundError as error:
-    text = "wsconnkit.trio needs trio; install it with: pip install 'wsconnkit[trio]'"
-    raise ModuleNotFoundError(text, name=error.name) from None
+except ModuleNotFoundError as _error:
+    _text = "wsconnkit.trio needs trio; install it with: pip install 'wsconnkit[trio]'"
+    raise ModuleNotFoundError(_text, name=_error.name) from None
 
 from wsconnkit.managed.answering import answer_requests
 from wsconnkit.managed.broadcast import broadcast
@@ -23,3 +23,7 @@ __all__ = [
     "connect",
     "serve",
 ]
+
+
+def __dir__() -> list[str]:
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from inspect import signature
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from typing_extensions import TypedDict, Unpack
@@ -13,6 +13,8 @@ from wsconnkit.managed import reconnecting
 from wsconnkit.managed.client import Connecting, Connections, Route
 from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
+from wsconnkit.protocol.hosts import ascii_name
+from wsconnkit.service.arguments import check_port, check_type
 from wsconnkit.service.backlog import BacklogConfig
 from wsconnkit.service.connectoptions import ConnectArguments
 from wsconnkit.trio.connection import Connection
@@ -50,9 +52,17 @@ class connect(Connecting[Connection], NurseryContext[Connection]):  # noqa: D101
     def __init__(self, uri: str, **arguments: Unpack[ConnectKeywords]) -> None:
         given: dict[str, Any] = dict(arguments)
         self._dial_options = {name: given.pop(name) for name in tuple(given) if name in _OPTIONS}
+        host = self._dial_options.get("host")
+        check_type("host", host, host is None or isinstance(host, str), "a str, or None for the URI's")
+        check_port("port", self._dial_options.get("port"))
+        if host is not None:
+            self._dial_options["host"] = ascii_name(self._dial_options["host"])
         self._stream: trio.abc.Stream | None = given.pop("stream", None)
+        given_stream: object = self._stream
+        is_stream = given_stream is None or isinstance(given_stream, trio.abc.Stream)
+        check_type("stream", given_stream, is_stream, "a trio.abc.Stream, or None")
         has_stream = self._stream is not None
-        super().__init__(uri, has_transport=has_stream, dialer="trio.open_tcp_stream", **given)
+        super().__init__(uri, has_transport=has_stream, options={*_OPTIONS, "stream"}, **given)
         if self._stream is not None and self._dial_options:
             names = ", ".join(self._dial_options)
             raise ValueError(f"stream is given together with {names}, for making one; leave one out")
@@ -86,10 +96,11 @@ class ReconnectingClient(  # noqa: D101 - inherited
     __doc__ = reconnecting.ReconnectingClient.__doc__
 
     # The calls of an application in which Ctrl-C would break off what must be whole.
-    send = _protected(reconnecting.ReconnectingClient.send)
-    send_nowait = _protected(reconnecting.ReconnectingClient.send_nowait)
-    recv = _protected(reconnecting.ReconnectingClient.recv)
-    close = _protected(reconnecting.ReconnectingClient.close)
+    if not TYPE_CHECKING:  # they stay of the types that they are
+        send = _protected(reconnecting.ReconnectingClient.send)
+        send_nowait = _protected(reconnecting.ReconnectingClient.send_nowait)
+        recv = _protected(reconnecting.ReconnectingClient.recv)
+        close = _protected(reconnecting.ReconnectingClient.close)
 
     def __init__(
         self,

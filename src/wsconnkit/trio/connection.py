@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import trio
 
 from wsconnkit.managed import connection
@@ -9,6 +11,7 @@ from wsconnkit.protocol.config import ConnectionConfig
 from wsconnkit.protocol.errors import ConnectionClosedOK
 from wsconnkit.protocol.events import Message
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest
+from wsconnkit.service.arguments import check_type
 from wsconnkit.trio.context import NurseryContext
 from wsconnkit.trio.runtime import Runtime
 from wsconnkit.trio.transport import Transport
@@ -24,13 +27,14 @@ class Connection(connection.Connection):
     """
 
     # The calls of an application in which Ctrl-C would break off what the core does.
-    send = _protected(connection.Connection.send)
-    send_nowait = _protected(connection.Connection.send_nowait)
-    send_if_ready = _protected(connection.Connection.send_if_ready)
-    send_unless = _protected(connection.Connection.send_unless)
-    ping = _protected(connection.Connection.ping)
-    start_close = _protected(connection.Connection.start_close)
-    abort = _protected(connection.Connection.abort)
+    if not TYPE_CHECKING:  # they stay of the types that they are
+        send = _protected(connection.Connection.send)
+        send_nowait = _protected(connection.Connection.send_nowait)
+        send_if_ready = _protected(connection.Connection.send_if_ready)
+        send_unless = _protected(connection.Connection.send_unless)
+        ping = _protected(connection.Connection.ping)
+        start_close = _protected(connection.Connection.start_close)
+        abort = _protected(connection.Connection.abort)
 
     @_protected
     async def recv(self) -> str | bytes:
@@ -87,10 +91,11 @@ class attach(NurseryContext[Connection]):  # noqa: N801 - it is called like the 
         config: ConnectionConfig | None = None,
         trailing_data: bytes = b"",
     ) -> None:
+        check_type("stream", stream, hasattr(stream, "send_all"), "a trio.abc.Stream")
         self._stream = stream
         self._request = request
         self._agreement = agreement
-        self._config = config or ConnectionConfig()
+        self._config = connection.check_attached(request, agreement, config, trailing_data)
         self._trailing_data = trailing_data
 
     async def _begin(self, runtime: Runtime) -> Connection:

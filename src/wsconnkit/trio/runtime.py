@@ -154,18 +154,21 @@ class Runtime:
     """trio's loop, and where tasks are started: in a nursery, or as system tasks, which Ctrl-C never interrupts."""
 
     sends_per_turn = 1
-    now = staticmethod(trio.current_time)
-    random_bytes = staticmethod(os.urandom)
+    now: Callable[[], float] = staticmethod(trio.current_time)
+    random_bytes: Callable[[int], bytes] = staticmethod(os.urandom)
     future = Future
     event = trio.Event
-    sleep = staticmethod(trio.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait, and let others go on."""
+        await trio.sleep(seconds)
 
     def __init__(self, nursery: trio.Nursery | None = None) -> None:
         self.nursery = nursery
         """Where its tasks live; None for system tasks."""
         self._token = trio.lowlevel.current_trio_token()
         self._start: Start = _start_system_task if nursery is None else nursery.start_soon
-        self.run_queue = RunQueue(self._call_soon)
+        self.run_queue: RunQueue = RunQueue(self._call_soon)
 
     def _call_soon(self, callback: Callable[[], None]) -> None:
         self._start(_call, callback)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from ssl import SSLContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from typing_extensions import TypedDict, Unpack
@@ -16,6 +16,7 @@ from wsconnkit.managed.acceptor import Acceptor
 from wsconnkit.managed.manager import Admitted
 from wsconnkit.managed.runtime import Runtime as AnyRuntime
 from wsconnkit.managed.runtime import Task, TaskCancelled
+from wsconnkit.service.arguments import check_names, check_type, is_list
 from wsconnkit.service.log import log_server_error
 from wsconnkit.service.router import RequestRouter
 from wsconnkit.service.serveoptions import ManagerArguments, ManagerOptions, ServeArguments
@@ -54,11 +55,13 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
     _connection_class = Connection
 
     # The calls of an application in which Ctrl-C would break off what must be whole.
-    decide = _protected(manager.Manager.decide)
-    drain = _protected(manager.Manager.drain)
-    close = _protected(manager.Manager.close)
+    if not TYPE_CHECKING:  # they stay of the types that they are
+        decide = _protected(manager.Manager.decide)
+        drain = _protected(manager.Manager.drain)
+        close = _protected(manager.Manager.close)
 
     def __init__(self, **arguments: Unpack[ManagerArguments]) -> None:
+        check_names("Manager", arguments, tuple(ManagerArguments.__annotations__))
         super().__init__(ManagerOptions(**arguments))
 
     def attach(
@@ -72,6 +75,10 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
         trailing_data: bytes that came behind the request.
         Raises LocalProtocolError when `admitted` was attached or released before, or is too old.
         """
+        is_transport = hasattr(stream, "send_all")
+        check_type("stream", stream, is_transport, "a trio.abc.Stream")
+        check_type("admitted", admitted, isinstance(admitted, Admitted), "what decide returns")
+        check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
         return _Attached(self, stream, admitted, trailing_data)
 
     def _new_runtime(self) -> Runtime:
@@ -100,7 +107,8 @@ class Server(managed.Server[Connection]):
     """A running server, as `serve` returns it."""
 
     _connection_class = Connection
-    decide, drain, close = Manager.decide, Manager.drain, Manager.close
+    if not TYPE_CHECKING:
+        decide, drain, close = Manager.decide, Manager.drain, Manager.close
 
 
 class serve(managed.Serving[Connection, Server], NurseryContext[Server]):  # noqa: D101, N801 - inherited; called like a function
@@ -120,11 +128,15 @@ class serve(managed.Serving[Connection, Server], NurseryContext[Server]):  # noq
         given: dict[str, Any] = dict(arguments)
         self._listeners: Listeners | None = given.pop("listeners", None)
         self._backlog: int | None = given.pop("backlog", None)
+        check_type("backlog", self._backlog, self._backlog is None or isinstance(self._backlog, int), "an int, or None")
+        listeners = self._listeners
+        are_listeners = listeners is None or is_list(listeners, trio.abc.Listener)
+        check_type("listeners", listeners, are_listeners, "a list of listeners, or None")
         if self._listeners is None and host is None and port is None:
             raise ValueError("nowhere to listen: neither host, nor port, nor listeners are given")
         if self._listeners is not None and not (self._listeners and host is None and port is None):
             raise ValueError("listeners are none, or given together with host or port; it must be some, alone")
-        super().__init__(handler, host, port, listener="trio.open_tcp_listeners", **given)
+        super().__init__(handler, host, port, options=ListenOptions.__annotations__, **given)
 
     def _new_server(self, runtime: AnyRuntime, handler: Handler) -> Server:
         return Server(runtime, self._options, handler)

@@ -7,11 +7,12 @@ import ssl
 import trio
 
 from wsconnkit.managed.transport import TLS_ENDS
+from wsconnkit.protocol.hosts import server_name
 
 
 async def start_tls(stream: trio.abc.Stream, context: ssl.SSLContext, host: str) -> trio.abc.Stream:
     """Return a stream with TLS to a server. Raises BrokenResourceError, ConnectionResetError for an end."""
-    secured = trio.SSLStream(stream, context, server_hostname=host)
+    secured = trio.SSLStream(stream, context, server_hostname=server_name(host))
     try:
         await secured.do_handshake()
     except trio.BrokenResourceError as error:

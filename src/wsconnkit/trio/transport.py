@@ -30,6 +30,8 @@ class Transport:
     collects_writes = True
 
     def __init__(self, stream: trio.abc.Stream, protocol: TransportProtocol) -> None:
+        self.local_address: Any
+        self.remote_address: Any
         self.local_address, self.remote_address = addresses(stream)
         self._stream = stream
         self._protocol = protocol

@@ -43,8 +43,8 @@ class Stage:
 
     def __init__(self, actors: Sequence[Actor]) -> None:
         self.actors = actors
-        self.uri = ""
-        self.closing = False
+        self.uri: str = ""
+        self.closing: bool = False
         """The server shuts down."""
         self._began = 0.0
         self._by_path = {actor.path: actor for actor in actors}
