@@ -280,7 +280,7 @@ def test_fragments_without_payload_fill_the_inbox_too_and_hold_the_sender_back(d
             )
             async with driver.tasks() as start:
                 sending = start(partial(raw.wire.send, (first + middle * 998 + last) * 20))
-                await driver.until(lambda: ws.queued_bytes[0] >= 200_000)
+                await driver.until(lambda: ws.queued_bytes[0] >= 2 * 1000 * OVERHEAD)
                 await driver.sleep(1)
                 assert ws.queued_bytes[0] == 2 * 1000 * OVERHEAD
                 assert [await ws.recv() for _ in range(20)] == [b""] * 20
