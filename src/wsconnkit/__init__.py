@@ -202,9 +202,17 @@ _LAZY = {
 
 _OF_ADAPTERS = {"ReconnectingClient", "Manager", "Server", "answer_requests", "attach", "broadcast", "connect", "serve"}
 
+
+def _can_be_had(name: str) -> bool:
+    try:
+        return name not in _LAZY or find_spec(_LAZY[name][1]) is not None
+    except ModuleNotFoundError:
+        return False
+
+
 if not TYPE_CHECKING:
     # `import *` is not to fail for want of a package.
-    __all__ = [name for name in __all__ if name not in _LAZY or find_spec(_LAZY[name][1]) is not None]
+    __all__ = [name for name in __all__ if _can_be_had(name)]
 
 
 def __dir__() -> list[str]:

@@ -423,8 +423,9 @@ def test_waits_end_at_once_when_cancelled(run_virtual: Run, virtual_loop: Virtua
 
 
 def test_a_socket_serves_one_connection_only() -> None:
-    with pytest.raises(ValueError, match="sock is given; it serves one connection, and a client that comes back"):
-        connect("ws://example.org/", sock=object()).__aiter__()  # type: ignore[arg-type]
+    told = "sock is given; it serves one connection, and a client that comes back"
+    with socket.socket() as sock, pytest.raises(ValueError, match=told):
+        connect("ws://example.org/", sock=sock).__aiter__()
 
 
 def test_an_event_hook_that_raises_ends_it_and_leaves_no_connection(run_virtual: Run) -> None:

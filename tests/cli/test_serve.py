@@ -628,7 +628,7 @@ def test_the_command_itself_finds_modules_of_the_directory(environment: dict[str
     command += ["from wsconnkit.cli import main; main()", "serve", "chat:handler", "--port", "0", "--no-auth"]
     ended = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert ended.stderr.endswith("handler is 5; it must be an async function, or a RequestRouter\n")
+    assert "Error: handler is 5; it must be an async function, or a RequestRouter, written" in ended.stderr
 
 
 def test_what_a_module_raises_is_shown_as_it_is(run: Any, tmp_path: Path) -> None:

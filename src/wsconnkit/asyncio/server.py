@@ -78,8 +78,6 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
         trailing_data: bytes that came behind the request.
         Raises LocalProtocolError when `admitted` was attached or released before, or is too old.
         """
-        is_transport = hasattr(transport, "set_protocol")
-        check_type("transport", transport, is_transport, "a transport of this event loop")
         check_type("admitted", admitted, isinstance(admitted, Admitted), "what decide returns")
         check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
         return _Attached(self, transport, admitted, trailing_data)

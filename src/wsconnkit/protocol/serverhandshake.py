@@ -71,7 +71,7 @@ class ServerHandshake(Handshake):
         """The client's request where it asks for no WebSocket."""
         self.response: Response | None = None
         """The response to a request that was not accepted."""
-        self.client_has_ended = False
+        self.client_has_ended: bool = False
         """The client sends no more, and may have left."""
 
     def receive_data(self, data: bytes, now: float) -> None:

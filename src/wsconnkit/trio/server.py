@@ -75,8 +75,6 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
         trailing_data: bytes that came behind the request.
         Raises LocalProtocolError when `admitted` was attached or released before, or is too old.
         """
-        is_transport = hasattr(stream, "send_all")
-        check_type("stream", stream, is_transport, "a trio.abc.Stream")
         check_type("admitted", admitted, isinstance(admitted, Admitted), "what decide returns")
         check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
         return _Attached(self, stream, admitted, trailing_data)
