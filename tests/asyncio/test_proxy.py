@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import gc
+import socket
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Generator
@@ -334,5 +335,5 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_what_cannot_be_is_refused_when_it_is_asked_for() -> None:
     with pytest.raises(InvalidProxy, match="another scheme"):
         connect("ws://example.test/", proxy="socks5://p:1")
-    with pytest.raises(ValueError, match="proxy is given together with a transport"):
-        connect("ws://example.test/", proxy="http://p:1", sock=object())  # type: ignore[arg-type]
+    with socket.socket() as sock, pytest.raises(ValueError, match="proxy is given together with a transport"):
+        connect("ws://example.test/", proxy="http://p:1", sock=sock)

@@ -171,6 +171,7 @@ class Transport:
         while quiet and trio.current_time() < self._last_read + quiet and not self._eof_received:  # noqa: ASYNC110
             await trio.sleep_until(self._last_read + quiet)
         await self._stream.aclose()
+        self._is_closing = True
 
     # What the protocol calls.
 
