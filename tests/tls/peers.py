@@ -24,6 +24,12 @@ class Peer:
         name = None if server_side else "127.0.0.1"
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=server_side, server_hostname=name)
 
+    def say_hello(self) -> None:
+        """Begin the TLS handshake as a client, and read nothing yet."""
+        with suppress(ssl.SSLWantReadError):
+            self._tls.do_handshake()
+        self.flush()
+
     def do_handshake(self, *, keep_last: bool = False) -> None:
         """Do the TLS handshake; its last flight may wait for what is to be in one segment with it."""
         while True:

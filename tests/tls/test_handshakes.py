@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 from typing import Any
@@ -140,6 +141,27 @@ def test_what_comes_with_the_end_of_tls_is_not_lost(loop: Loop, tls: Tls, is_who
         async with loop.adapter.serve(hold, "127.0.0.1", 0, ssl=tls.server) as server:
             answer = await loop.in_thread(lambda: talk(dial(server, tls.client)))
             assert answer.startswith(b"HTTP/1.1 101 ")
+
+    loop.run(main)
+
+
+def test_a_hello_that_was_there_at_once_is_not_lost_where_tasks_begin_late(loop: Loop, tls: Tls) -> None:
+    def talk(peer: Peer) -> bytes:
+        peer.do_handshake()
+        peer.write(UPGRADE)
+        peer.flush()
+        answer = peer.read()
+        peer.sock.close()
+        return answer
+
+    async def main() -> None:
+        if loop.name != "trio":  # with a factory, ours begin a turn later
+            running = asyncio.get_running_loop()
+            running.set_task_factory(lambda loop, coro, **named: asyncio.Task(coro, loop=loop, **named))
+        async with loop.adapter.serve(hold, "127.0.0.1", 0, ssl=tls.server) as server:
+            peer = dial(server, tls.client)
+            peer.say_hello()
+            assert (await loop.in_thread(lambda: talk(peer))).startswith(b"HTTP/1.1 101 ")
 
     loop.run(main)
 

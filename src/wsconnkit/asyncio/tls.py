@@ -145,6 +145,9 @@ async def start_tls(
 
 def _feed(transport: asyncio.Transport, data: bytes) -> None:
     protocol = cast(asyncio.BufferedProtocol, transport.get_protocol())
+    if isinstance(protocol, asyncio.Protocol):  # asyncio's before Python 3.11, which begins right behind us
+        asyncio.get_running_loop().call_soon(protocol.data_received, data)
+        return
     while data:
         buffer = memoryview(protocol.get_buffer(len(data)))
         piece, data = data[: len(buffer)], data[len(buffer) :]
