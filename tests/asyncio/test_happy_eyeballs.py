@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import socket
 from collections.abc import AsyncIterator, Generator
@@ -245,6 +246,26 @@ def test_it_may_come_from_an_address_of_ones_choice(run: Run, echo: Echo, monkey
                 assert ws.local_address[0] == "127.0.0.2"
             with pytest.raises(OSError, match=rf"cannot connect to 127\.0\.0\.1:{port(server)}: "):
                 await connect(f"ws://127.0.0.1:{port(server)}/", local_addr=("192.0.2.1", 0))
+
+    run(main())
+
+
+def test_an_address_of_another_family_than_ones_choice_is_passed_over(
+    run: Run, echo: Echo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with serve(echo, "127.0.0.1", 0) as server:
+            v4, v6 = ("127.0.0.1", port(server)), ("::1", port(server), 0, 0)
+            network = Network(monkeypatch, (V6, v6), (V4, v4))
+            async with connect("ws://server.test/", local_addr=("127.0.0.2", 0)) as ws:
+                assert ws.local_address[0] == "127.0.0.2"
+            assert [where for _, where in network.attempts] == [v4]
+            Network(monkeypatch, (V4, v4))
+            with pytest.raises(
+                OSError, match=rf"cannot connect to 127\.0\.0\.1:{port(server)}: Cannot assign"
+            ) as caught:
+                await connect("ws://server.test/", local_addr=("::1", 0))
+            assert caught.value.errno == errno.EADDRNOTAVAIL
 
     run(main())
 

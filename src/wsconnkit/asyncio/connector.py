@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import socket
 import ssl as ssl_module
@@ -162,7 +163,10 @@ async def _attempt(address: _Address, local: list[_Address] | None) -> socket.so
         sock = socket.socket(family, kind, proto)
         sock.setblocking(False)
         if local is not None:
-            sock.bind(next((each[4] for each in local if each[0] == family), local[0][4]))
+            same = [each[4] for each in local if each[0] == family]
+            if not same:  # a socket takes no address of another family, and may raise TypeError for it
+                raise OSError(errno.EADDRNOTAVAIL, "")
+            sock.bind(same[0])
         await asyncio.get_running_loop().sock_connect(sock, where)
         is_connected = True
         return sock
