@@ -11,10 +11,16 @@ from typing import Any
 
 import pytest
 
-from wsconnkit.asyncio import Connection, Server, connect, serve
+from wsconnkit.asyncio import Connection, ReconnectingClient, Server, connect, serve
 from wsconnkit.machines.backoff import BackoffConfig
 from wsconnkit.protocol.config import CloseConfig, ConnectionConfig
-from wsconnkit.protocol.errors import ConnectionClosed, ConnectionClosedError, InvalidHandshake, InvalidStatus
+from wsconnkit.protocol.errors import (
+    ConnectionClosed,
+    ConnectionClosedError,
+    HandshakeInterrupted,
+    InvalidHandshake,
+    InvalidStatus,
+)
 from wsconnkit.protocol.http import Headers, Response
 from wsconnkit.protocol.upgrade import UpgradeRequest
 from wsconnkit.service.admission import AdmissionConfig
@@ -279,6 +285,36 @@ def test_a_function_that_fails_is_asked_again_where_the_network_is_to_blame(
         with pytest.raises(TypeError if error is None else type(error)):
             await Following()("ws://127.0.0.1:1/", token=token, backoff=TEN)
         assert asked == times
+
+    run_virtual(main())
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1008])
+def test_the_close_of_a_connection_that_a_token_comes_over_is_no_close_of_ours(
+    run_virtual: Run, virtual_loop: VirtualTimeLoop, code: int
+) -> None:
+    async def main() -> None:
+        asked = 0
+
+        async def end(ws: Connection) -> None:
+            await ws.close(code)
+
+        async def token() -> str:
+            nonlocal asked
+            asked += 1
+            if asked > 2:
+                return "token"
+            async with serve(end, "127.0.0.1", 0) as issuer, connect(f"ws://127.0.0.1:{port(issuer)}/") as ws:
+                return str(await ws.recv())
+
+        script = Script(virtual_loop, None, None)
+        async with script.serving() as uri:
+            async with ReconnectingClient(uri, token=token) as client:
+                await client.connection()
+            assert script.tokens == ["token"]
+        asked = 0
+        with pytest.raises(HandshakeInterrupted, match=f"no token, .*{code}"):
+            await connect("ws://127.0.0.1:1/", token=token)
 
     run_virtual(main())
 

@@ -18,7 +18,7 @@ from wsconnkit.managed.opening import OpeningHandshake
 from wsconnkit.managed.runtime import Runtime, TaskTimeout, as_error
 from wsconnkit.protocol.closeinfo import Cause
 from wsconnkit.protocol.config import ConnectionConfig
-from wsconnkit.protocol.errors import connection_closed
+from wsconnkit.protocol.errors import ConnectionClosed, HandshakeInterrupted, connection_closed
 from wsconnkit.protocol.proxy import Proxy
 from wsconnkit.protocol.uri import URI
 from wsconnkit.service.arguments import check_names
@@ -133,6 +133,8 @@ class Connecting(ABC, Generic[C]):
             await runtime.call(self._renew_token, refresh)
         except TimeoutError as error:
             raise TimeoutError("no token within the time that its function has") from error
+        except ConnectionClosed as error:  # another connection's, whose close is none of ours
+            raise HandshakeInterrupted(f"no token, as its function lost a connection: {error}") from error
         handshake = self._options.handshake(runtime.now(), random_bytes=runtime.random_bytes)
         opened = runtime.future()
         connection: C | None = None
