@@ -81,7 +81,7 @@ RULES = [
         "9112, 9.8",
         "MUST",
         "a closure alert before the end of TLS",
-        "asyncio/test_tls.py::test_a_refusal_arrives_whole",
+        "tls/test_ends.py::test_a_refusal_ends_with_a_closure_alert",
     ),
     Rule(
         "9112, 9.5",
@@ -393,7 +393,7 @@ RULES = [
         "9110, 5.6.7",
         "MUST",
         "reads all three forms of a date",
-        "service/test_reconnect.py::test_retry_after_is_seconds_or_a_date",
+        "service/test_reconnect.py::test_a_date_may_have_each_of_its_three_forms",
     ),
     Rule(
         "9110, 15",

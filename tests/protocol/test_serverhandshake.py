@@ -175,6 +175,18 @@ REFUSALS: dict[str, tuple[bytes, int, dict[str, str], str]] = {
     "strange connection": (request("Connection: \xff\xfe"), 426, VERSION, "this is a WebSocket endpoint"),
     "body": (request("Content-Length: 5") + b"Hello", 400, {}, "has no body"),
     "chunked": (request("Transfer-Encoding: chunked") + b"0\r\n\r\n", 400, {}, "has no body"),
+    "length and coding": (
+        request("Content-Length: 5", "Transfer-Encoding: chunked") + b"0\r\n\r\n",
+        400,
+        {},
+        "has no body",
+    ),
+    "coding in http 1.0": (
+        request("Transfer-Encoding: chunked", line="GET /ws HTTP/1.0") + b"0\r\n\r\n",
+        426,
+        VERSION,
+        "this is a WebSocket endpoint",
+    ),
     "coding": (request("Transfer-Encoding: gzip"), 501, {}, "malformed request"),
     "bad length": (request("Content-Length: -1"), 400, {}, "malformed request"),
     "no key": (request(without="Sec-WebSocket-Key"), 400, {}, "Sec-WebSocket-Key must be 16 bytes"),

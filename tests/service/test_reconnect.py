@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 from email.utils import formatdate
 from ssl import SSLCertVerificationError, SSLError
+from time import gmtime, strftime
 from typing import Any
 
 import pytest
@@ -284,8 +285,14 @@ def test_retry_after_is_seconds_or_a_date() -> None:
     assert after("120") == 120.0
     assert after(" 0 ") == 0.0
     assert after(formatdate(WALL + 90, usegmt=True)) == 90.0
-    assert after("Sunday, 06-Nov-94 08:49:37 GMT") == 0.0  # obsolete, and long ago
     assert after() == 0.0
+
+
+@pytest.mark.parametrize("form", ["%a, %d %b %Y %H:%M:%S GMT", "%A, %d-%b-%y %H:%M:%S GMT", "%a %b %d %H:%M:%S %Y"])
+def test_a_date_may_have_each_of_its_three_forms(form: str) -> None:
+    # RFC 9110, section 5.6.7; the last one has no zone, and is in UTC too.
+    assert after(strftime(form, gmtime(WALL + 90))) == 90.0
+    assert after(strftime(form, gmtime(WALL - 90))) == 0.0
 
 
 def test_a_date_counts_from_the_servers_own_clock_where_it_tells_it() -> None:

@@ -19,6 +19,8 @@ class Peer:
         sock.settimeout(PATIENCE)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.sock = sock
+        self.was_alerted = False
+        """The other end has said that nothing more comes."""
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         name = None if server_side else "127.0.0.1"
@@ -60,7 +62,9 @@ class Peer:
         """Return what the other end has sent, nothing at its end, of whatever kind."""
         while True:
             try:
-                return self._tls.read(64 * 1024)
+                data = self._tls.read(64 * 1024)
+                self.was_alerted = not data
+                return data
             except ssl.SSLWantReadError:
                 try:
                     if not self._read_some():

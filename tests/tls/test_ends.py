@@ -458,3 +458,24 @@ def test_a_server_that_ends_within_tls_is_a_connection_reset(loop: Loop, tls: Tl
             await beside(loop, lambda: talk(listener, notify, last), client)
 
     loop.run(partial(one_by_one, meet, RAW_ENDS))
+
+
+def test_a_refusal_ends_with_a_closure_alert(loop: Loop, tls: Tls) -> None:
+    def talk(server: Any) -> Peer:
+        peer = dial(server, tls.client)
+        peer.do_handshake()
+        peer.write(b"GET /other HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        peer.flush()
+        assert peer.read_to_end().startswith(b"HTTP/1.1 404 ")
+        peer.sock.close()
+        return peer
+
+    async def main() -> None:
+        async def handler(ws: Any) -> None:
+            raise AssertionError
+
+        async with loop.adapter.serve(handler, "127.0.0.1", 0, ssl=tls.server, path="/ws") as server:
+            peer = await loop.in_thread(lambda: talk(server))
+            assert peer.was_alerted
+
+    loop.run(main)
