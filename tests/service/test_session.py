@@ -703,6 +703,15 @@ def test_a_token_expires_by_the_clock_that_goes_further(jump: float) -> None:
     assert expire(session, 7200.0 - jump, jump=jump) == EXPIRED
 
 
+@pytest.mark.parametrize("back", [0.0, -3600.0])
+def test_a_clock_on_the_wall_that_was_ahead_for_a_while_ends_nothing_early(back: float) -> None:
+    session = session_of(expiring(7200.0))
+    assert look(session, 60.0, jump=3600.0) is None
+    assert look(session, 130.0, jump=back) is None
+    assert expire(session, 3600.0, jump=back) is None
+    assert expire(session, 7200.0, jump=back) == EXPIRED
+
+
 def test_a_fresh_token_that_lay_in_the_socket_after_a_suspend_is_read_first() -> None:
     session = session_of(expiring(7200.0), reauthenticate=True)
     assert look(session, 60.0, jump=10_000.0) is None

@@ -94,6 +94,8 @@ class Session:
         self._deadlines: Deadlines[str] = Deadlines()
         self._expires_at: float | None = None
         """When the token will have expired, on the monotonic clock; None where it never does."""
+        self._latest: float | None = None
+        """When it will have at the latest, whatever the clock on the wall comes to say."""
         self._valid_until: float | None = None
         """When it will have, since the epoch."""
         self._verify_until: float | None = None
@@ -182,11 +184,12 @@ class Session:
         self.principal = principal
         """Who the connection belongs to."""
         self._valid_until = None if principal is None else principal.valid_until
-        self._expires_at = self._verify_until = None
+        self._expires_at = self._latest = self._verify_until = None
         self._deadlines.clear("token")
         self._deadlines.clear("clock")
         if self._valid_until is not None:
-            self._expire_at(now + min(self._valid_until - wall_now, _FOREVER))
+            self._latest = now + min(self._valid_until - wall_now, _FOREVER)
+            self._expire_at(self._latest)
             self._deadlines.set("clock", now + _CLOCK_LOOK)
 
     def _expire_at(self, at: float) -> None:
@@ -194,11 +197,13 @@ class Session:
         self._deadlines.set("token", at)
 
     def _follow_clock(self, now: float, wall_now: float) -> None:
-        """Let the token expire earlier where the clock on the wall has gone further than the other one."""
-        if self._valid_until is None or self._expires_at is None or self._expires_at <= now:
+        """Let the token expire earlier while the clock on the wall has gone further than the other one."""
+        if self._latest is None or self._verify_until is not None:
             return
-        expires_at = now + self._valid_until - wall_now
-        if expires_at < self._expires_at - _CLOCK_DRIFT:
+        assert self._expires_at is not None  # they are set together
+        assert self._valid_until is not None
+        expires_at = min(self._latest, now + self._valid_until - wall_now)
+        if abs(expires_at - self._expires_at) > _CLOCK_DRIFT:
             self._expire_at(expires_at)
 
     def _on_too_many(self, message: str | bytes, wait: float, wall_now: float) -> Action:
