@@ -165,7 +165,7 @@ async def _attempt(address: _Address, local: list[_Address] | None) -> socket.so
         if local is not None:
             same = [each[4] for each in local if each[0] == family]
             if not same:  # a socket takes no address of another family, and may raise TypeError for it
-                raise OSError(errno.EADDRNOTAVAIL, "")
+                raise OSError(errno.EADDRNOTAVAIL, "no local address of its family was given")
             sock.bind(same[0])
         await asyncio.get_running_loop().sock_connect(sock, where)
         is_connected = True
