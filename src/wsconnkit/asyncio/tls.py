@@ -43,7 +43,12 @@ class TLSTransport:
         """End behind what was written."""
         if not self._is_ending:
             self._is_ending = True
-            self._call_soon(self._transport.close)
+            self._call_soon(self._close)
+
+    def _close(self) -> None:
+        # Closed twice, asyncio's forgets what `abort` needs, which it minds before Python 3.11.4.
+        if not (self._is_lost() or self._transport.is_closing()):
+            self._transport.close()
 
     def abort(self) -> None:
         """End at once."""
