@@ -867,7 +867,10 @@ def drive(handshake: ServerHandshake, chunks: list[bytes]) -> None:
     if handshake.request is not None:
         assert isinstance(handshake.request.path, str)
         handshake.accept()
-        assert take_apart(handshake.data_to_send()).status == 101
+        output = handshake.data_to_send()
+        if "100-continue" in (handshake.request.headers.get("Expect") or ""):
+            output = output.removeprefix(b"HTTP/1.1 100 Continue\r\n\r\n")  # RFC 9110, section 7.8
+        assert take_apart(output).status == 101
         list(handshake.connection(0.0).events())
 
 
