@@ -148,9 +148,8 @@ class Pump:
     def _pump(self, budget: int) -> int:
         """Do that within a budget of the run queue, where what is over it waits for its turn; return what is left."""
         if self._is_pumping:
-            return (
-                budget  # whoever changes the core within an event, the pass that delivers it goes on with what follows
-            )
+            # Whoever changes the core within an event: the pass that delivers it goes on with what follows.
+            return budget
         self._is_pumping = True
         try:
             budget = self._deliver(budget)

@@ -86,6 +86,7 @@ class ConnectionProtocol(SendingSide):
         "_reading_paused",
         "close_info",
         "transport_action",
+        "wire_size",
     )
 
     def __init__(
@@ -135,6 +136,8 @@ class ConnectionProtocol(SendingSide):
         """How the connection ended; None until then."""
         self.transport_action: TransportAction = TransportAction.OPEN
         """What the adapter must do with the transport next."""
+        self.wire_size = 0
+        """Payload bytes on the wire of the data frame that `events` yielded last."""
         if trailing_data:
             self.receive_data(trailing_data, now)
 
@@ -287,11 +290,6 @@ class ConnectionProtocol(SendingSide):
                 self._end(Input.LOCAL_CLOSE, CloseFrame(cause.code, reason), cause)
 
     @property
-    def wire_size(self) -> int:
-        """Payload bytes on the wire of the data frame that `events` yielded last."""
-        return self._reader.wire_size
-
-    @property
     def latency(self) -> float | None:
         """Seconds from the last answered ping to its pong; None before the first."""
         return self._heartbeat.latency
@@ -305,7 +303,7 @@ class ConnectionProtocol(SendingSide):
 
     def _on_message(self, message: Message) -> None:
         """Take a message, or one frame of it."""
-        wire_size = self._reader.wire_size
+        self.wire_size = wire_size = self._reader.wire_size
         if self._frame_size.on_frame_end(wire_size, fin=message.final):
             self._events.append(FrameSizeWarning(wire_size))
         if self.state is not State.OPEN:
