@@ -19,6 +19,7 @@ from wsconnkit.protocol.errors import LocalProtocolError, tells_only_of
 from wsconnkit.protocol.frames import check_close
 from wsconnkit.protocol.http import Response
 from wsconnkit.protocol.upgrade import Agreement, UpgradeRequest, agree
+from wsconnkit.service.arguments import check_type
 from wsconnkit.service.drain import DrainReport
 from wsconnkit.service.health import Health, measure
 from wsconnkit.service.log import log_draining
@@ -76,6 +77,12 @@ class Admitted:
         del self._manager.admitted[self]
         self._alarm.cancel()
         return True
+
+
+def check_admitted(admitted: object, trailing_data: object) -> None:
+    """Raise TypeError for what cannot be attached."""
+    check_type("admitted", admitted, isinstance(admitted, Admitted), "what decide returns")
+    check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
 
 
 class Manager(ABC, Generic[C]):

@@ -75,8 +75,7 @@ class Manager(manager.Manager[Connection]):  # noqa: D101 - inherited
         trailing_data: bytes that came behind the request.
         Raises LocalProtocolError when `admitted` was attached or released before, or is too old.
         """
-        check_type("admitted", admitted, isinstance(admitted, Admitted), "what decide returns")
-        check_type("trailing_data", trailing_data, isinstance(trailing_data, bytes), "bytes")
+        manager.check_admitted(admitted, trailing_data)
         return _Attached(self, stream, admitted, trailing_data)
 
     def _new_runtime(self) -> Runtime:
